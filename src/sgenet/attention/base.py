@@ -1,0 +1,109 @@
+"""What every attention module of this package promises."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sgenet.errors import ConfigError
+
+__all__ = ["Attention"]
+
+
+class Attention(nn.Module):
+    """Base class: a module that multiplies its input with a gate, and keeps shape, dtype and memory format.
+
+    A subclass takes `(channels, *, ..., device=None, dtype=None)`, so that it also fits timm's `attn_layer`, declares
+    the range of its gate and computes it.
+
+    Attributes:
+        channels: Number of input channels.
+        gate_range: The open interval the gate lies in before `scale`, or None where there is no gate.
+        scale: A constant factor on the gate: 1.0, unless `start_as_identity` was called. It is written to the
+            state_dict as a float64 scalar when it is not 1.0. It is no buffer, because a cast of the network to half
+            precision would round it, and the output would not be kept any more.
+    """
+
+    gate_range: ClassVar[tuple[float, float] | None]
+    channels: int
+    scale: float
+
+    def __init__(
+        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        del device, dtype  # part of the signature for modules without parameters
+        if channels < 1:
+            raise ConfigError(f"channels={channels} is not possible; give the number of input channels, 1 or more")
+        self.channels = channels
+        self.scale = 1.0
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse a tensor that is not (B, C, 1 to 3 spatial axes).
+
+        Raises:
+            ConfigError: If it is not; the message names its shape.
+        """
+        if not 3 <= x.dim() <= 5 or x.shape[1] != self.channels:
+            raise ConfigError(
+                f"{type(self).__name__}({self.channels}) takes (batch, {self.channels}, 1 to 3 spatial axes), "
+                f"not a tensor of shape {tuple(x.shape)}"
+            )
+
+    @abstractmethod
+    def gate(self, x: Tensor) -> Tensor:
+        """The factor that `forward` multiplies its input with.
+
+        Args:
+            x: Input of shape (B, C, *spatial).
+
+        Returns:
+            A tensor that broadcasts against `x`: (B, C, *spatial), or 1 where an axis shares one value.
+        """
+
+    @abstractmethod
+    def start_as_identity(self) -> None:
+        """Change parameters and `scale` so that the module returns its input and can still learn."""
+
+    @classmethod
+    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+        """Adapt options to a place with `channels` channels, where the asked ones would not fit.
+
+        Args:
+            channels: Channels at the place.
+            options: What the user asked for.
+
+        Returns:
+            The options to build the module with.
+        """
+        del channels
+        return options
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401  # torch's signature
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.scale != 1.0:
+            destination[prefix + "scale"] = torch.tensor(self.scale, dtype=torch.float64)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "scale"
+        if key in state_dict:
+            self.scale = float(state_dict[key])
+        elif any(name.startswith(prefix) for name in state_dict):
+            self.scale = 1.0  # weights that were written without a factor were trained without one
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)

@@ -1,0 +1,101 @@
+"""Names of attention modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sgenet.attention.base import Attention
+from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
+
+__all__ = ["attention_class", "create_attention", "list_attention", "register_attention"]
+
+_CLASSES: dict[str, type[Attention]] = {}
+_Class = TypeVar("_Class", bound=type[Attention])
+
+
+def register_attention(name: str) -> Callable[[_Class], _Class]:
+    """Register a subclass of `Attention` under a short name, as a class decorator.
+
+    Args:
+        name: The name for `create_attention`, the command line and recipes.
+
+    Returns:
+        A decorator that returns the class unchanged.
+
+    Raises:
+        ConfigError: If the name is taken by another class.
+
+    Example:
+        >>> @register_attention("halve")
+        ... class Halve(Attention):
+        ...     gate_range = (0.5, 0.5)
+        ...     def gate(self, x):
+        ...         return x.new_full((1,) * x.dim(), 0.5)
+        >>> "halve" in list_attention()
+        True
+        >>> _ = _CLASSES.pop("halve")  # only so that this example leaves no trace
+    """
+
+    def register(cls: _Class) -> _Class:
+        if name in _CLASSES:
+            raise ConfigError(
+                f"the attention name '{name}' is taken by {_CLASSES[name].__qualname__}; choose another name"
+            )
+        _CLASSES[name] = cls
+        return cls
+
+    return register
+
+
+def list_attention() -> list[str]:
+    """The names that `create_attention` knows, sorted.
+
+    Example:
+        >>> list_attention()
+        ['se', 'sge']
+    """
+    return sorted(_CLASSES)
+
+
+def attention_class(name: str) -> type[Attention]:
+    """The class registered under `name`.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in _CLASSES:
+        raise UnknownNameError(
+            f"there is no attention module '{name}'.{did_you_mean(name, _CLASSES)} Known: {', '.join(list_attention())}"
+        )
+    return _CLASSES[name]
+
+
+def create_attention(name: str, channels: int, **options: Any) -> Attention:  # noqa: ANN401  # each module has its own
+    """Build an attention module by name.
+
+    Args:
+        name: One of `list_attention()`.
+        channels: Number of input channels.
+        **options: Keyword arguments of the module's class, e.g. `groups=64` for "sge".
+
+    Returns:
+        The module.
+
+    Raises:
+        UnknownNameError: If the name is unknown.
+        ConfigError: If an option is unknown to the module, or has a value that it cannot use.
+
+    Example:
+        >>> create_attention("sge", 256, groups=32)
+        SpatialGroupEnhance(256, groups=32, eps=1e-05)
+    """
+    cls = attention_class(name)
+    known = [p for p in inspect.signature(cls).parameters if p != "channels"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"attention '{name}' has no option '{option}'.{did_you_mean(option, known)} Known: {', '.join(known)}"
+            )
+    return cls(channels, **options)

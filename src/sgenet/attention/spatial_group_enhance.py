@@ -1,0 +1,120 @@
+"""Spatial Group-wise Enhance (SGE).
+
+Li, Hu, Yang: "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
+arXiv 1905.09646.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sgenet.attention.base import Attention
+from sgenet.attention.registry import register_attention
+from sgenet.errors import ConfigError
+from sgenet.ops import spatial_group_enhance, spatial_group_gate
+from sgenet.ops.spatial_group_enhance import check_groups
+
+__all__ = ["SpatialGroupEnhance"]
+
+_LEAST_GROUP = 4  # channels a group must keep where surgery lowers the number of groups: ResNet-50's smallest
+
+
+@register_attention("sge")
+class SpatialGroupEnhance(Attention):
+    """Enhance, in each group of channels, the positions that agree with the group's mean vector.
+
+    At the start the gate is sigmoid(1) = 0.731 everywhere: attention fades in as `weight` leaves zero.
+
+    Args:
+        channels: C, the number of input channels.
+        groups: G, a divisor of C; 64 in the paper.
+        eps: Added to the standard deviation, outside the root.
+        device: Where the parameters are created.
+        dtype: Of the parameters.
+
+    Attributes:
+        weight: γ, shape (1, G, 1, 1), zeros at the start.
+        bias: β, shape (1, G, 1, 1), ones at the start.
+
+    Shape:
+        - Input: (B, C, *spatial) with 1, 2 or 3 spatial axes of any size, any floating dtype, any memory format.
+        - Output: the same shape, dtype and memory format.
+
+    Raises:
+        ConfigError: If C is not divisible by `groups` (a ValueError that offers divisors).
+
+    Source:
+        arXiv 1905.09646, section 3. `weight` and `bias` have the names and shapes of the authors' checkpoints.
+
+    Example:
+        >>> enhance = SpatialGroupEnhance(256, groups=64)
+        >>> y = enhance(torch.ones(2, 256, 7, 7))
+        >>> y.shape, round(y.mean().item(), 4)
+        (torch.Size([2, 256, 7, 7]), 0.7311)
+    """
+
+    gate_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int = 64,
+        *,
+        eps: float = 1e-5,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels)
+        check_groups(channels, groups)
+        if not eps > 0:
+            raise ConfigError(f"eps={eps} must be positive: it keeps the division by a zero deviation finite")
+        self.groups = groups
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set `weight` to zeros and `bias` to ones, as in the paper."""
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `x` with its gate."""
+        self.check_input(x)
+        return spatial_group_enhance(x, self.weight, self.bias, self.groups, self.eps, self.scale)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The gate of each position: (B, C, *spatial), equal for the channels of one group.
+
+        For the masks themselves, one a group, see `sgenet.ops.spatial_group_gate`.
+        """
+        return self.masks(x).repeat_interleave(self.channels // self.groups, dim=1)
+
+    def masks(self, x: Tensor) -> Tensor:
+        """The gate of each group, as pictures: (B, G, *spatial)."""
+        self.check_input(x)
+        return spatial_group_gate(x, self.weight, self.bias, self.groups, self.eps, self.scale)
+
+    def start_as_identity(self) -> None:
+        """Undo the initial gate sigmoid(1) by a constant factor."""
+        self.reset_parameters()
+        self.scale = 1.0 + math.exp(-1.0)  # 1 / sigmoid(1); times sigmoid(1) it rounds to 1 in float32 and float64
+
+    @classmethod
+    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+        """Lower `groups` to the largest divisor of C that leaves at least 4 channels a group (or to 1)."""
+        asked = options.get("groups", 64)
+        if asked < 1:
+            return options  # for the constructor to refuse
+        fitting = [g for g in range(1, min(asked, channels // _LEAST_GROUP) + 1) if channels % g == 0]
+        return {**options, "groups": max(fitting, default=1)}
+
+    def extra_repr(self) -> str:
+        """Channels, groups and eps; the factor where it is not 1."""
+        scale = "" if self.scale == 1.0 else f", scale={self.scale:.6g}"
+        return f"{self.channels}, groups={self.groups}, eps={self.eps:g}{scale}"

@@ -1,0 +1,15 @@
+"""Named networks and their checkpoints."""
+
+from sgenet.models.checkpoint import checkpoint_folder, load, read_metadata, save
+from sgenet.models.networks import build, create_model, describe, list_models
+
+__all__ = [
+    "build",
+    "checkpoint_folder",
+    "create_model",
+    "describe",
+    "list_models",
+    "load",
+    "read_metadata",
+    "save",
+]

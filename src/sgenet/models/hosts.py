@@ -1,0 +1,147 @@
+"""Networks without attention, by name: ours, timm's and torchvision's."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import re
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
+from sgenet.models.resnet_cifar import CifarResNet
+
+__all__ = ["HOSTS", "create_host", "zoo_names"]
+
+_IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
+_CIFAR_DEPTHS = (8, 20, 32, 56)
+
+HOSTS = tuple([f"resnet{d}" for d in _IMAGENET_DEPTHS] + [f"resnet{d}_cifar" for d in _CIFAR_DEPTHS])
+"""Names of our own hosts."""
+
+
+def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """Build a network without attention.
+
+    Args:
+        name: One of `HOSTS`, `timm:NAME` or `torchvision:NAME`.
+        num_classes: Outputs of the classifier.
+        pretrained: Load the zoo's weights; the classifier is left random where its size differs.
+        options: Keyword arguments: `stem` ("imagenet" or "small") and torchvision's own for `resnet*`, `stem_stride`
+            for `*_cifar`, the zoo's own otherwise.
+
+    Returns:
+        The network.
+
+    Raises:
+        UnknownNameError: If the name is unknown.
+        ConfigError: If an option is wrong, or there are no such pretrained weights.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes={num_classes} must be 1 or more")
+    zoo, _, rest = name.rpartition(":")
+    if zoo == "timm":
+        return _timm(rest, num_classes, pretrained, options)
+    if zoo == "torchvision":
+        return _torchvision(rest, num_classes, pretrained, options)
+    if name not in HOSTS:
+        raise UnknownNameError(f"there is no network '{name}'.{did_you_mean(name, HOSTS)}")
+    if name.endswith("_cifar"):
+        return _cifar(name, num_classes, pretrained, options)
+    return _resnet(name, num_classes, pretrained, options)
+
+
+def zoo_names(zoo: str, pattern: str) -> list[str]:
+    """Names of a zoo's networks that match a glob pattern, with the zoo's prefix.
+
+    Args:
+        zoo: "timm" or "torchvision".
+        pattern: Glob pattern without the prefix.
+
+    Returns:
+        Sorted names, e.g. "timm:resnet50".
+    """
+    known = _import_timm().list_models() if zoo == "timm" else torchvision.models.list_models(torchvision.models)
+    return sorted(f"{zoo}:{n}" for n in known if fnmatch.fnmatchcase(n, pattern))
+
+
+def _cifar(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if pretrained:
+        raise ConfigError(f"there are no pretrained weights for '{name}'; leave out pretrained and train it")
+    _check_options(name, options, ["stem_stride"])
+    return CifarResNet(int(re.sub(r"\D", "", name)), num_classes, **options)
+
+
+def _resnet(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    own = ["zero_init_residual", "groups", "width_per_group", "replace_stride_with_dilation", "norm_layer"]
+    _check_options(name, options, ["stem", *own])
+    stem = options.get("stem", "imagenet")
+    if stem not in ("imagenet", "small"):
+        raise ConfigError(f"stem='{stem}' is not possible; use 'imagenet' (7x7, stride 2, max-pool) or 'small'")
+    if pretrained and stem == "small":
+        raise ConfigError("there are no pretrained weights for stem='small'; leave out one of the two")
+    model = _torchvision(name, num_classes, pretrained, {k: v for k, v in options.items() if k != "stem"})
+    if stem == "small":
+        conv = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        model.conv1 = conv
+        model.maxpool = nn.Identity()
+    return model
+
+
+def _check_options(name: str, options: dict[str, Any], known: list[str]) -> None:
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"network '{name}' has no option '{option}'.{did_you_mean(option, known)} Known: {', '.join(known)}"
+            )
+
+
+def _torchvision(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    known = torchvision.models.list_models(torchvision.models)
+    if name not in known:
+        raise UnknownNameError(f"torchvision has no classification network '{name}'.{did_you_mean(name, known)}")
+    builder = torchvision.models.get_model_builder(name)
+    if any(p in inspect.signature(builder).parameters for p in ("aux_logits", "transform_input")):
+        options = {"init_weights": True, **options}  # silences a warning about a default that will change
+    try:
+        model: nn.Module = builder(weights=None, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ConfigError(f"torchvision's {name} does not take {options}: {error}") from error
+    if pretrained:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        _load_but_classifier(model, weights.get_state_dict(progress=True, check_hash=True), f"torchvision's {weights}")
+    return model
+
+
+def _load_but_classifier(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load weights, leaving tensors random whose shape the number of classes changed."""
+    own = model.state_dict()
+    resized = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    if any(own[k].shape[1:] != state[k].shape[1:] for k in resized):
+        raise ConfigError(f"{source} do not fit this network: {resized[0]} differs; leave out pretrained")
+    model.load_state_dict({k: v for k, v in state.items() if k not in resized} | {k: own[k] for k in resized})
+
+
+def _import_timm() -> Any:  # noqa: ANN401  # a module without types
+    try:
+        import timm
+    except ImportError as error:
+        raise ConfigError("timm's networks need timm; install sgenet[train]") from error
+    return timm
+
+
+def _timm(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    timm = _import_timm()
+    if not timm.is_model(name):
+        raise UnknownNameError(f"timm has no network '{name}'.{did_you_mean(name, timm.list_models())}")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise ConfigError(f"timm has no pretrained weights for '{name}'; leave out pretrained")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+    except TypeError as error:
+        raise ConfigError(f"timm's {name} does not take {options}: {error}") from error
+    return model

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+import sgenet
+from sgenet.errors import ConfigError, UnknownNameError
+from sgenet.models import build, describe
+from sgenet.surgery import attention_report
+
+
+def parameters(name: str, num_classes: int = 1000, **options) -> int:
+    with torch.device("meta"):
+        model = sgenet.create_model(name, num_classes, **options)
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [  # SGE paper, table 1, exact counts of its code (papers 1.5)
+        ("resnet50", 25_557_032),
+        ("se_resnet50", 28_088_024),
+        ("sge_resnet50", 25_559_080),
+        ("resnet101", 44_549_160),
+        ("se_resnet101", 49_326_872),
+        ("sge_resnet101", 44_553_384),
+    ],
+)
+def test_parameter_counts_are_the_papers(name, expected):
+    assert parameters(name) == expected
+
+
+def test_se_without_biases_adds_what_equation_5_says():
+    # (2 / r) sum over stages of N_s C_s^2
+    expected = 2 * (3 * 256**2 + 4 * 512**2 + 6 * 1024**2 + 3 * 2048**2) // 16
+    plain = parameters("resnet50")
+    assert parameters("se_resnet50", attention_options={"bias": False}) - plain == expected == 2_514_944
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(20, 0.27e6), (32, 0.46e6), (56, 0.85e6)])
+def test_cifar_networks_have_the_size_of_their_paper(depth, expected):
+    # arXiv 1512.03385, table 6
+    assert parameters(f"resnet{depth}_cifar", 10) == pytest.approx(expected, rel=0.01)
+
+
+def test_every_listed_name_can_be_built_and_counts_its_blocks():
+    blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50, 8: 3, 20: 9, 32: 15, 56: 27}
+    names = sgenet.list_models()
+    assert len(names) == 27
+    for name in names:
+        with torch.device("meta"):
+            model = sgenet.create_model(name, 10)
+        report = attention_report(model)
+        depth = int("".join(c for c in name if c.isdigit()))
+        assert (len(report.placed) if report else 0) == (blocks[depth] if "_res" in name else 0), name
+
+
+@pytest.mark.parametrize("name", ["sge_resnet18", "sge_resnet34"])
+def test_small_resnets_keep_64_groups_as_the_papers_code_does(name):
+    report = attention_report(sgenet.create_model(name, 10))
+    assert {p.options["groups"] for p in report.placed} == {64}
+
+
+def test_cifar_networks_get_groups_of_four_channels():
+    report = attention_report(sgenet.create_model("sge_resnet8_cifar", 10))
+    assert [p.options["groups"] for p in report.placed] == [4, 8, 16]
+    assert all(p.note.endswith("instead of 64") for p in report.placed)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "sge_resnet18", "se_resnet20_cifar", "sge_resnet20_cifar"])
+@pytest.mark.parametrize("size", [32, 64, 33])
+def test_networks_run_and_learn(name, size):
+    model = sgenet.create_model(name, 5)
+    logits = model(torch.randn(2, 3, size, size))
+    logits.sum().backward()
+    assert logits.shape == (2, 5)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_plain_host_is_torchvisions():
+    torch.manual_seed(3)
+    ours = sgenet.create_model("resnet50")
+    torch.manual_seed(3)
+    theirs = torchvision.models.resnet50()
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert all(torch.equal(v, theirs.state_dict()[k]) for k, v in ours.state_dict().items())
+
+
+def test_small_stem_keeps_the_resolution():
+    model = sgenet.create_model("sge_resnet18", 5, stem="small")
+    assert model.conv1.stride == (1, 1)
+    shapes = {}
+    model.layer1.register_forward_hook(lambda m, i, o: shapes.update(layer1=o.shape[-1]))
+    model(torch.randn(1, 3, 64, 64))
+    assert shapes["layer1"] == 64
+
+
+def test_stem_stride_of_cifar_networks():
+    model = sgenet.create_model("resnet8_cifar", 5, stem_stride=2)
+    shapes = {}
+    model.layer1.register_forward_hook(lambda m, i, o: shapes.update(layer1=o.shape[-1]))
+    model(torch.randn(1, 3, 64, 64))
+    assert shapes["layer1"] == 32
+
+
+@pytest.mark.parametrize("name", ["timm:resnet26", "torchvision:resnext50_32x4d"])
+def test_networks_of_the_zoos_take_attention(name):
+    model = sgenet.create_model(name, 5, attention="sge", attention_options={"groups": 32})
+    assert attention_report(model).placed[0].options["groups"] == 32
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_list_models_of_a_zoo():
+    assert "timm:resnet50" in sgenet.list_models("timm:resnet5*")
+    assert sgenet.list_models("torchvision:resnet1*") == [f"torchvision:resnet{d}" for d in (101, 152, 18)]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("sge_resnet18", {"num_classes": 4}),
+        ("resnet50", {"num_classes": 4, "stem": "small", "attention": "se", "attention_options": {"reduction": 8}}),
+        ("timm:resnet26", {"num_classes": 4, "attention": "sge"}),
+        ("se_resnet8_cifar", {"num_classes": 4, "stem_stride": 2}),
+    ],
+)
+def test_a_description_builds_the_same_network(model):
+    name, options = model
+    original = sgenet.create_model(name, **options)
+    again = build(describe(original))
+    assert describe(again) == describe(original)
+    again.load_state_dict(original.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again.eval()(images), original.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("sge_resnet5", {}, r"no network 'sge_resnet5'\. Did you mean 'sge_resnet50'"),
+        ("vit", {}, r"no network 'vit'\. `sgenet models` lists the names"),
+        ("timm:resnet5", {}, r"timm has no network 'resnet5'\. Did you mean"),
+        ("torchvision:resnet5", {}, r"torchvision has no classification network 'resnet5'\. Did you mean"),
+        ("sge_resnet50", {"attention": "se"}, "has 'sge' already"),
+        ("resnet50", {"attention_options": {"groups": 4}}, "need attention"),
+        ("resnet50", {"attention": "sgee"}, "Did you mean 'sge'"),
+        ("resnet50", {"stem": "tiny"}, "stem='tiny' is not possible"),
+        ("resnet50", {"stam": "small"}, r"no option 'stam'\. Did you mean 'stem'"),
+        ("resnet20_cifar", {"stem": "small"}, "no option 'stem'"),
+        ("resnet20_cifar", {"stem_stride": 3}, "stem_stride=3 is not possible"),
+        ("resnet20_cifar", {"pretrained": True}, "no pretrained weights for 'resnet20_cifar'"),
+        ("resnet50", {"pretrained": True, "stem": "small"}, "no pretrained weights for stem='small'"),
+        ("timm:resnet26", {"depth": 3}, "timm's resnet26 does not take"),
+        ("resnet50", {"num_classes": 0}, "num_classes=0 must be 1 or more"),
+    ],
+)
+def test_bad_requests_are_named(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        sgenet.create_model(name, **options)
+
+
+def test_an_unknown_name_has_its_own_class():
+    with pytest.raises(UnknownNameError):
+        sgenet.create_model("resnet51")
+
+
+@pytest.fixture
+def weights_on_disk(tmp_path, monkeypatch):
+    """A file where torchvision looks for ResNet-18's weights before it asks the network."""
+    torch.manual_seed(0)
+    host = torchvision.models.resnet18()
+    file = tmp_path / "checkpoints" / torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    file.parent.mkdir()
+    torch.save(host.state_dict(), file)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    return host.eval()
+
+
+def test_pretrained_keeps_the_hosts_output(weights_on_disk):
+    images = torch.randn(2, 3, 64, 64)
+    for name in ("resnet18", "se_resnet18", "sge_resnet18", "torchvision:resnet18"):
+        model = sgenet.create_model(name, pretrained=True).eval()
+        assert torch.equal(model(images), weights_on_disk(images)), name
+
+
+def test_pretrained_with_another_number_of_classes_keeps_all_but_the_classifier(weights_on_disk):
+    model = sgenet.create_model("sge_resnet18", 10, pretrained=True)
+    own, theirs = model.state_dict(), weights_on_disk.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in theirs.items() if not k.startswith("fc."))
+    assert own["fc.weight"].shape == (10, 512)
