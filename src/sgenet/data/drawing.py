@@ -1,0 +1,373 @@
+"""Exact drawing: random numbers and antialiased figures that come out bit for bit the same on every machine.
+
+Only operations that IEEE 754 rounds in one way (+ - * / sqrt, comparisons) and integer arithmetic are used, one array
+operation at a time: no sine, no exponential, no sum over an axis, no random numbers whose stream a release of NumPy may
+change. Python numbers, not NumPy scalars, meet the float32 arrays, because releases of NumPy disagree on the dtype
+that the latter give.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Bits",
+    "Canvas",
+    "Colour",
+    "Draws",
+    "Floats",
+    "Frame",
+    "Patch",
+    "disc",
+    "hash_key",
+    "hash_words",
+    "hue",
+    "mix_colours",
+    "pixel_noise",
+    "smooth_noise",
+]
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Bits: TypeAlias = npt.NDArray[np.uint64]
+Colour: TypeAlias = tuple[float, float, float]
+
+# SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"): its step and its finaliser.
+_STEP = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_WORD = (1 << 64) - 1
+_BLOCK = 64
+
+
+def hash_key(key: int, number: int) -> int:
+    """Derive a key from a key: word `number` of the SplitMix64 stream that starts at `key`.
+
+    Different numbers below 2^64 give different keys, so that nothing derived from them coincides.
+
+    Args:
+        key: From 0 to 2^64 - 1.
+        number: Which of its keys.
+
+    Returns:
+        From 0 to 2^64 - 1.
+
+    Example:
+        >>> hash_key(0, 0) == int(hash_words(0, 1)[0]) == 0xE220A8397B1DCDAF
+        True
+    """
+    word = (key + (number + 1) * _STEP) & _WORD
+    word = ((word ^ (word >> 30)) * _FIRST) & _WORD
+    word = ((word ^ (word >> 27)) * _SECOND) & _WORD
+    return word ^ (word >> 31)
+
+
+def hash_words(key: int, count: int, start: int = 0) -> Bits:
+    """Words `start` to ``start + count - 1`` of the SplitMix64 stream that starts at `key`.
+
+    Args:
+        key: From 0 to 2^64 - 1.
+        count: How many.
+        start: The first.
+
+    Returns:
+        uint64 (count,).
+
+    Example:
+        >>> bool((hash_words(7, 5)[2:] == hash_words(7, 3, start=2)).all())
+        True
+    """
+    words = _steps(count) + np.uint64((key + start * _STEP) & _WORD)
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(_FIRST)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(_SECOND)
+    words ^= words >> np.uint64(31)
+    return words
+
+
+@functools.lru_cache(maxsize=16)
+def _steps(count: int) -> Bits:
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_STEP)
+    steps.flags.writeable = False
+    return steps
+
+
+class Draws:
+    """Random numbers, one after the other, from a key.
+
+    Args:
+        key: From 0 to 2^64 - 1.
+
+    Example:
+        >>> draws = Draws(3)
+        >>> 2 <= draws.between(2, 5) < 5, draws.below(4) in range(4)
+        (True, True)
+    """
+
+    def __init__(self, key: int) -> None:
+        self._units = _units(key)
+
+    def between(self, low: float, high: float) -> float:
+        """A number spread evenly over [low, high)."""
+        return low + (high - low) * next(self._units)
+
+    def below(self, count: int) -> int:
+        """A whole number from 0 to ``count - 1``."""
+        return int(next(self._units) * count)
+
+
+def _units(key: int) -> Iterator[float]:
+    start = 0
+    while True:
+        # 53 bits: as many as a float holds, so that the product is exact.
+        yield from ((hash_words(key, _BLOCK, start) >> np.uint64(11)) * 2.0**-53).tolist()
+        start += _BLOCK
+
+
+def hue(position: float, saturation: float, value: float) -> Colour:
+    """A colour by its place on the colour wheel.
+
+    Args:
+        position: 0 to 6: red 0, yellow 1, green 2, cyan 3, blue 4, magenta 5.
+        saturation: 0 (grey) to 1.
+        value: 0 (black) to 1: the largest of the three parts.
+
+    Returns:
+        Red, green, blue; 0 to 255.
+
+    Example:
+        >>> hue(0.0, 1.0, 1.0), hue(3.0, 0.5, 1.0)
+        ((255.0, 0.0, 0.0), (127.5, 255.0, 255.0))
+    """
+    pure = (abs(position - 3) - 1, 2 - abs(position - 2), 2 - abs(position - 4))
+    red, green, blue = (255 * value * (1 - saturation * (1 - min(max(part, 0.0), 1.0))) for part in pure)
+    return red, green, blue
+
+
+def mix_colours(first: Colour, second: Colour, share: float) -> Colour:
+    """`share` of `second`, the rest of `first`.
+
+    Example:
+        >>> mix_colours((0.0, 0.0, 0.0), (100.0, 200.0, 0.0), 0.25)
+        (25.0, 50.0, 0.0)
+    """
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a figure with coordinates of its own stands in a picture.
+
+    The figure's origin is at (`x`, `y`), its unit is `scale` long, and it is turned by the angle whose half has the
+    tangent `turn`: a rotation without sine and cosine.
+
+    Attributes:
+        x: To the right, pixels.
+        y: Down, pixels.
+        scale: Pixels.
+        turn: -1 (a quarter turn) to 1 (a quarter turn the other way).
+
+    Example:
+        >>> Frame(10.0, 10.0, 2.0, 1.0).at(3.0, 0.0)
+        Frame(x=10.0, y=16.0, scale=2.0, turn=1.0)
+    """
+
+    x: float
+    y: float
+    scale: float
+    turn: float = 0.0
+
+    @property
+    def rotation(self) -> tuple[float, float]:
+        """Cosine and sine of the angle."""
+        square = self.turn * self.turn
+        return (1 - square) / (1 + square), 2 * self.turn / (1 + square)
+
+    def at(self, u: float, v: float) -> Frame:
+        """The same frame with its origin moved to the point (u, v) of its own coordinates."""
+        cosine, sine = self.rotation
+        x = self.x + (cosine * u - sine * v) * self.scale
+        y = self.y + (sine * u + cosine * v) * self.scale
+        return Frame(x, y, self.scale, self.turn)
+
+
+class Canvas:
+    """A square picture to paint on.
+
+    Args:
+        size: Pixels a side.
+        labelled: Whether to note which part of which figure each pixel shows.
+
+    Attributes:
+        pixels: float32 (3, size, size), 0 to 255.
+        labels: uint8 (size, size), 0 where nothing was noted; None if not `labelled`.
+
+    Example:
+        >>> canvas = Canvas(8, labelled=True)
+        >>> patch = canvas.patch(Frame(4.0, 4.0, 3.0), reach=1.2)
+        >>> patch.fill(disc(patch.u, patch.v, 1.0), (255.0, 0.0, 0.0), label=1)
+        >>> canvas.pixels[:, 4, 4].tolist(), int(canvas.labels.sum())
+        ([255.0, 0.0, 0.0], 32)
+    """
+
+    def __init__(self, size: int, *, labelled: bool = False) -> None:
+        self.size = size
+        self.pixels: Floats = np.zeros((3, size, size), dtype=np.float32)
+        self.labels: npt.NDArray[np.uint8] | None = np.zeros((size, size), dtype=np.uint8) if labelled else None
+
+    def patch(self, frame: Frame, reach: float) -> Patch:
+        """The part of the picture within `reach` units of a frame's origin."""
+        return Patch(self, frame, reach)
+
+
+class Patch:
+    """The neighbourhood of a figure in a picture, with the figure's coordinates at every pixel.
+
+    Args:
+        canvas: The picture.
+        frame: Where the figure stands.
+        reach: Half the side of the neighbourhood, in the frame's units.
+
+    Attributes:
+        u: float32 (h, w), the first coordinate at the pixels' middles, in the frame's units.
+        v: float32 (h, w), the second.
+    """
+
+    def __init__(self, canvas: Canvas, frame: Frame, reach: float) -> None:
+        half = reach * frame.scale
+        left, right = _span(frame.x, half, canvas.size)
+        top, bottom = _span(frame.y, half, canvas.size)
+        self._pixels = canvas.pixels[:, top:bottom, left:right]
+        self._labels = None if canvas.labels is None else canvas.labels[top:bottom, left:right]
+        self._sharpness = frame.scale
+        middles = _middles(canvas.size)
+        across = (middles[left:right] - frame.x) * (1 / frame.scale)
+        down = (middles[top:bottom, None] - frame.y) * (1 / frame.scale)
+        cosine, sine = frame.rotation
+        self.u: Floats = across * cosine + down * sine
+        self.v: Floats = down * cosine - across * sine
+
+    def fill(self, distance: Floats, colour: Colour, *, opacity: float = 1.0, label: int | None = None) -> None:
+        """Paint a figure, with an edge one pixel soft.
+
+        Args:
+            distance: float32 (h, w): to the figure's edge, in the frame's units, negative inside. It is overwritten.
+            colour: Red, green, blue; 0 to 255.
+            opacity: 0 to 1.
+            label: Noted for the pixels that the figure covers at least by half; None notes nothing.
+        """
+        if label is not None and self._labels is not None:
+            self._labels[distance <= 0] = label
+        cover = distance
+        cover *= -self._sharpness
+        cover += 0.5
+        np.maximum(cover, 0.0, out=cover)
+        np.minimum(cover, 1.0, out=cover)
+        if opacity < 1:
+            cover *= opacity
+        change = np.array(colour, dtype=np.float32)[:, None, None] - self._pixels
+        change *= cover
+        self._pixels += change
+
+
+def _span(middle: float, half: float, size: int) -> tuple[int, int]:
+    return min(max(int(middle - half), 0), size), min(max(int(middle + half) + 1, 0), size)
+
+
+@functools.lru_cache(maxsize=16)
+def _middles(size: int) -> Floats:
+    middles = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    middles.flags.writeable = False
+    return middles
+
+
+def disc(u: Floats, v: Floats, radius: float, height: float = 1.0) -> Floats:
+    """Distance to the edge of a disc at the origin.
+
+    Args:
+        u: First coordinate.
+        v: Second coordinate.
+        radius: Along u.
+        height: Radius along v, as a multiple of `radius`. Away from 1 the distances along v are not exact, which only
+            makes the edge there harder or softer.
+
+    Returns:
+        Negative inside. The shape of `u` and `v` broadcast.
+
+    Example:
+        >>> disc(np.float32([0, 3]), np.float32([0, 4]), 2.0).tolist()
+        [-2.0, 3.0]
+    """
+    square = u * u
+    other = v * v
+    if height != 1:
+        other *= 1 / (height * height)
+    square = square + other
+    np.sqrt(square, out=square)
+    square -= radius
+    return square
+
+
+def smooth_noise(key: int, size: int, cells: int) -> Floats:
+    """Random values on a grid, blended in between: soft spots, about `cells` of them a side.
+
+    Args:
+        key: From 0 to 2^64 - 1.
+        size: Pixels a side.
+        cells: Grid cells a side.
+
+    Returns:
+        float32 (size, size), -1 to 1.
+
+    Example:
+        >>> smooth_noise(1, 16, 4).shape
+        (16, 16)
+    """
+    corners = (hash_words(key, (cells + 1) ** 2) >> np.uint64(40)).astype(np.float32)
+    grid = corners.reshape(cells + 1, cells + 1) * 2.0**-23 - 1
+    low, share = _grid_places(size, cells)
+    columns = grid[:, low]
+    columns += (grid[:, low + 1] - columns) * share
+    rows: Floats = columns[low]
+    rows += (columns[low + 1] - rows) * share[:, None]
+    return rows
+
+
+@functools.lru_cache(maxsize=32)
+def _grid_places(size: int, cells: int) -> tuple[npt.NDArray[np.intp], Floats]:
+    place = _middles(size) * (cells / size)
+    low = place.astype(np.intp)
+    share = place - low.astype(np.float32)
+    # 3 s^2 - 2 s^3 has no slope at the corners, so that the grid cannot be seen.
+    return low, share * share * (3 - 2 * share)
+
+
+def pixel_noise(key: int, size: int) -> Floats:
+    """Independent noise for every value of a picture: a triangular distribution, mean 0, standard deviation 1.
+
+    Args:
+        key: From 0 to 2^64 - 1.
+        size: Pixels a side.
+
+    Returns:
+        float32 (3, size, size), -2.44 to 2.44.
+
+    Example:
+        >>> noise = pixel_noise(1, 64)
+        >>> noise.shape, abs(float(noise.mean())) < 0.03, abs(float(noise.std()) - 1) < 0.03
+        ((3, 64, 64), True, True)
+    """
+    values = 3 * size * size
+    # "<u8": the bytes of a word in one order on every machine.
+    octets = hash_words(key, -(-2 * values // 8)).astype("<u8", copy=False).view(np.uint8)
+    noise = octets[:values].astype(np.float32)
+    noise += octets[values : 2 * values]
+    noise -= 255
+    noise *= 1 / 104.5  # the standard deviation of the sum of two bytes
+    return noise.reshape(3, size, size)

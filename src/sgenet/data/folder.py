@@ -1,0 +1,304 @@
+"""Image files on disk: a folder for each class, or a table of labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image, header_problem
+from sgenet.data.source import ClassificationData
+from sgenet.errors import ConfigError, DataError
+
+__all__ = ["FileSource", "open_class_folders", "open_label_table"]
+
+# Reading the first bytes of more files than this would keep a user waiting; the loaders find those that are no images.
+_HEADER_CHECK_LIMIT = 200_000
+_HEADER_THREADS = 8
+_OTHER_VAL_NAMES = ("valid", "validation", "test", "valf")
+
+
+class FileSource:
+    """Images in files.
+
+    Args:
+        paths: The files; relative to `root` where that is given.
+        labels: Positions in `classes`, one for each file.
+        classes: Names of the classes.
+        root: The folder that `paths` start from.
+
+    Example:
+        >>> source = FileSource(["cat/1.jpg", "dog/1.jpg"], [0, 1], ["cat", "dog"], root="animals")
+        >>> len(source), source.path(1)
+        (2, 'animals/dog/1.jpg')
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        root: str | Path = "",
+    ) -> None:
+        if len(paths) != len(labels):
+            raise DataError(f"{len(paths)} paths and {len(labels)} labels: give one label for each path")
+        self.classes = list(classes)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self._paths = list(paths)
+        self._root = str(root)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def load(self, index: int) -> Tensor:
+        """Image `index`: uint8 (3, H, W); see `sgenet.data.decode_image`."""
+        return decode_image(self.path(index))
+
+    def path(self, index: int) -> str:
+        """Where image `index` is."""
+        return os.path.join(self._root, self._paths[index])  # noqa: PTH118  # a Path takes eight times as long
+
+
+class _Entry(NamedTuple):
+    """One labelled file, by its path from the root of the data."""
+
+    path: str
+    label: str
+
+
+def open_class_folders(root: Path, *, val_split: float, seed: int) -> ClassificationData:
+    """Open ``root/train/CLASS/*`` with ``root/val/CLASS/*``, or ``root/CLASS/*`` of which a share becomes the val set.
+
+    Classes are the names of the folders, sorted. Folders below a class folder belong to it. Hidden files and folders,
+    and files that are not named like images, are passed over.
+
+    Args:
+        root: An existing folder.
+        val_split: Share of every class that is kept for validation, where there is no ``val`` folder; else 0.
+        seed: Decides which files those are. A file's fate depends on its own path, so that adding files moves few.
+
+    Raises:
+        DataError: If the folder does not hold that.
+        ConfigError: If `val_split` does not go with the folder.
+    """
+    train_root = root / "train" if (root / "train").is_dir() else root
+    has_val = (root / "val").is_dir()
+    if has_val and train_root == root:
+        raise DataError(f"{root} has a folder val but no folder train; put the training images in {root / 'train'}")
+    if has_val and val_split:
+        raise ConfigError(
+            f"val_split={val_split} is for data without a val folder; leave it out, {root / 'val'} exists"
+        )
+    if not has_val and not val_split:
+        raise DataError(_no_validation(root))
+    if has_val:
+        train, val = _entries(train_root, root), _entries(root / "val", root)
+    else:
+        train, val = _entries(train_root, root), []
+    return _assembled(root, train, val, val_split, seed)
+
+
+def open_label_table(root: Path, table: Path, *, val_split: float, seed: int) -> ClassificationData:
+    """Open the files that a CSV file names: columns ``path`` (from `root`), ``label`` and, if wanted, ``split``.
+
+    Args:
+        root: An existing folder.
+        table: UTF-8, comma-separated, with a header; further columns are passed over.
+        val_split: Share of every class that is kept for validation, where there is no column ``split``; else 0.
+        seed: Decides which files those are.
+
+    Raises:
+        DataError: If the table cannot be used: columns or files missing, paths that lead out of `root`, ...
+        ConfigError: If `val_split` does not go with the table.
+    """
+    rows = _read_table(table)
+    _check_paths(table, root, rows)
+    splits = {row["split"] for row in rows if "split" in row}
+    if splits and val_split:
+        raise ConfigError(f"val_split={val_split} is for tables without a column split; {table} has one: leave it out")
+    if not splits and not val_split:
+        raise ConfigError(f"{table} has no column split, so say which share is for validation, e.g. val_split=0.2")
+    if splits - {"train", "val"} or splits == {"train"} or splits == {"val"}:
+        raise DataError(f"{table}: split is {_listed(splits)}, but must be 'train' in some rows and 'val' in others")
+    parts: dict[str, list[_Entry]] = {"train": [], "val": []}
+    for row in rows:
+        parts[row.get("split", "train")].append(_Entry(row["path"], row["label"]))
+    return _assembled(root, parts["train"], parts["val"], val_split, seed)
+
+
+def _assembled(root: Path, train: list[_Entry], val: list[_Entry], val_split: float, seed: int) -> ClassificationData:
+    """The two sources, without the files that are no images."""
+    classes = sorted({entry.label for entry in train})
+    if len(classes) < 2:
+        raise DataError(f"{root} holds one class only, '{classes[0]}'; classification needs two or more")
+    for label in sorted({entry.label for entry in val} - set(classes)):
+        raise DataError(
+            f"class '{label}' of the validation images of {root} is none of the {len(classes)} training classes; "
+            f"give it training images too, or remove it"
+        )
+    problems = _header_problems(root, [*train, *val])
+    readable = [entry for entry in train if entry.path not in problems]
+    for label in sorted(set(classes) - {entry.label for entry in readable}):
+        first = next(entry.path for entry in train if entry.label == label)
+        raise DataError(
+            f"no training image of class '{label}' in {root} can be used; the first, {first}: {problems[first]}"
+        )
+    kept = [entry for entry in val if entry.path not in problems]
+    if val_split:
+        readable, kept = _divided(readable, val_split, seed)
+    if not kept:
+        raise DataError(f"no validation image in {root} can be used; the first, {val[0].path}: {problems[val[0].path]}")
+    rejected = tuple(f"{root / path}: {reason}" for path, reason in problems.items())
+    return ClassificationData(
+        _source(root, readable, classes), _source(root, kept, classes), root.resolve().name, rejected
+    )
+
+
+def _source(root: Path, entries: Sequence[_Entry], classes: Sequence[str]) -> FileSource:
+    number = {label: i for i, label in enumerate(classes)}
+    return FileSource([e.path for e in entries], [number[e.label] for e in entries], classes, root)
+
+
+def _divided(entries: list[_Entry], val_split: float, seed: int) -> tuple[list[_Entry], list[_Entry]]:
+    """The same share of every class for validation; at least one image of each on either side."""
+    by_class: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        by_class.setdefault(entry.label, []).append(entry)
+    chosen: set[str] = set()
+    for label, members in by_class.items():
+        if len(members) < 2:
+            raise DataError(
+                f"class '{label}' has one image ({members[0].path}), which cannot be split into training and "
+                "validation; add images, or remove the class"
+            )
+        count = min(max(round(val_split * len(members)), 1), len(members) - 1)
+        ranked = sorted(entry.path for entry in members)
+        ranked.sort(key=lambda path: hashlib.blake2b(f"{seed}/{path}".encode(errors="surrogateescape")).digest())
+        chosen.update(ranked[:count])
+    return [e for e in entries if e.path not in chosen], [e for e in entries if e.path in chosen]
+
+
+def _entries(folder: Path, root: Path) -> list[_Entry]:
+    """The images of ``folder/CLASS/``, sorted by class and path."""
+    labels = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not labels:
+        raise DataError(_no_classes(folder))
+    prefix = folder.relative_to(root)
+    entries = []
+    for label in labels:
+        paths = sorted(_image_paths(folder / label, prefix / label))
+        if not paths:
+            raise DataError(
+                f"class folder {folder / label} holds no image ({_listed_extensions()}); add some or remove the folder"
+            )
+        entries += [_Entry(path, label) for path in paths]
+    return entries
+
+
+def _image_paths(folder: Path, prefix: Path) -> Iterable[str]:
+    for where, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = (prefix / Path(where).relative_to(folder)).as_posix()
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122
+                yield f"{here}/{name}" if here != "." else name
+
+
+def _header_problems(root: Path, entries: Sequence[_Entry]) -> dict[str, str]:
+    """The files that do not begin like an image: path to reason."""
+    if len(entries) > _HEADER_CHECK_LIMIT:
+        return {}
+    paths = [entry.path for entry in entries]
+    pieces = [paths[start : start + 500] for start in range(0, len(paths), 500)]
+
+    def problems(piece: list[str]) -> list[tuple[str, str]]:
+        found = ((path, header_problem(f"{root}/{path}")) for path in piece)
+        return [(path, reason) for path, reason in found if reason is not None]
+
+    # Threads for disks that answer late, such as network drives.
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        return dict(pair for found in pool.map(problems, pieces) for pair in found)
+
+
+def _read_table(table: Path) -> list[Mapping[str, str]]:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except OSError as error:
+        raise DataError(f"the table of labels {table} cannot be opened ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"the table of labels {table} is not a CSV file in UTF-8 ({error})") from None
+    missing = [name for name in ("path", "label") if name not in columns]
+    if missing:
+        raise DataError(
+            f"{table} has no column {_listed(missing)} (its header: {','.join(columns) or 'empty'}); "
+            "the header must name path and label, and may name split"
+        )
+    if not rows:
+        raise DataError(f"{table} has a header but no rows; give each image a row")
+    wanted = [name for name in ("path", "label", "split") if name in columns]
+    return [_cells(table, number, row, wanted) for number, row in enumerate(rows, start=2)]
+
+
+def _cells(table: Path, number: int, row: Mapping[str, str | None], wanted: Sequence[str]) -> Mapping[str, str]:
+    cells = {name: (row[name] or "").strip() for name in wanted}
+    for name, value in cells.items():
+        if not value:
+            raise DataError(f"row {number} of {table} has no {name}; fill it in or remove the row")
+    return cells
+
+
+def _check_paths(table: Path, root: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    first_row: dict[str, int] = {}
+    for number, row in enumerate(rows, start=2):
+        path = PurePosixPath(row["path"])
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"row {number} of {table}: '{path}' leads out of {root}; give paths from that folder")
+        if str(path) in first_row:
+            raise DataError(f"{table} names '{path}' twice, in rows {first_row[str(path)]} and {number}; remove one")
+        first_row[str(path)] = number
+        if not (root / path).is_file():
+            raise DataError(f"row {number} of {table}: there is no file '{path}' in {root}; correct the path")
+
+
+def _no_validation(root: Path) -> str:
+    start = root / "train" if (root / "train").is_dir() else root
+    if not any(child.is_dir() and not child.name.startswith(".") for child in start.iterdir()):
+        return _no_classes(start)
+    if start == root:
+        return (
+            f"{root} has no folders train and val; put images in {root / 'train'}/CLASS/ and {root / 'val'}/CLASS/, "
+            "or set aside a share of every class for validation, e.g. val_split=0.2"
+        )
+    found = [name for name in _OTHER_VAL_NAMES if (root / name).is_dir()]
+    hint = f" (found {found[0]}: rename it if it is for validation)" if found else ""
+    return (
+        f"{root} has no folder val{hint}; the validation images must be in {root / 'val'}/CLASS/, "
+        "or set aside a share of the training images, e.g. val_split=0.2"
+    )
+
+
+def _no_classes(folder: Path) -> str:
+    names = [child.name for child in folder.iterdir()]
+    if not names:
+        return f"{folder} is empty; it must hold a folder for each class, with images in it"
+    if any(Path(name).suffix.lower() in IMAGE_EXTENSIONS for name in names):
+        return f"{folder} holds images but no class folders; put the images of each class in a folder of its name"
+    return f"{folder} holds no class folders; it must hold a folder for each class, with images in it"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def _listed_extensions() -> str:
+    return " ".join(sorted(extension[1:] for extension in IMAGE_EXTENSIONS))

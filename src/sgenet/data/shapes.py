@@ -1,0 +1,511 @@
+"""The data set `shapes`: drawn animal faces that only their parts tell apart, among loose parts of other faces.
+
+A class is a combination of three kinds of parts: pointed or round ears, open or closed eyes, a smiling or a yawning
+mouth. Colour, proportions, place, size and rotation say nothing about it. Around the face lie loose ears, eyes, noses
+and mouths of any kind, drawn as those of a face are, on a cluttered, noisy background: what the Spatial Group-wise
+Enhance paper says its masks suppress. Several faces of all sizes in one picture, with boxes and masks, make a
+detection set.
+
+Nothing is stored: an image is a function of (seed, split, index, image size, noise), down to the last bit, on every
+machine. Size and noise change neither the face nor its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgenet.data.drawing import (
+    Canvas,
+    Colour,
+    Draws,
+    Frame,
+    Patch,
+    disc,
+    hash_key,
+    hue,
+    mix_colours,
+    pixel_noise,
+    smooth_noise,
+)
+from sgenet.errors import ConfigError
+
+__all__ = ["CLASSES", "DEFAULT_NOISE", "LOOSE_PART", "MAX_NOISE", "PART_NAMES", "Scene", "ShapesSource", "render"]
+
+Split: TypeAlias = Literal["train", "val"]
+
+EARS = ("pointed", "round")
+EYES = ("open", "closed")
+MOUTHS = ("smile", "yawn")
+
+CLASSES = tuple("-".join(kinds) for kinds in itertools.product(EARS, EYES, MOUTHS))
+"""Names of the classes, ears-eyes-mouth; a label is a position in this tuple."""
+
+PART_NAMES = ("background", "head", "ear", "eye", "muzzle", "nose", "mouth")
+"""Names of the values in `Scene.parts`."""
+
+LOOSE_PART = 255
+_HEAD, _EAR, _EYE, _MUZZLE, _NOSE, _MOUTH = range(1, len(PART_NAMES))
+
+DEFAULT_NOISE = 1.0
+MAX_NOISE = 10.0
+
+# What `noise` scales.
+_LOOSE_PARTS = 6.0  # how many lie about
+_BLOBS = 5.0  # how many coloured patches the background has
+_TEXTURE = 16.0  # soft spots of the background: largest deviation, of 255
+_GRAIN = 14.0  # pixel noise: standard deviation, of 255
+
+_SMALLEST_IMAGE = 16
+_SMALLEST_CROWD = 64  # below it the smallest faces of a picture with several would be no more than a few pixels
+
+# Half the extent of a face, as a share of the image's side. The three ranges of a crowd put a face's area under 32^2,
+# between 32^2 and 96^2, and above 96^2 pixels (COCO's small, medium and large) at every image size from 256 to 320.
+_PORTRAIT_SCALE = (0.28, 0.39)
+_CROWD_SCALES = ((0.04, 0.062), (0.09, 0.185), (0.275, 0.32))
+_REACH = 1.2  # of a face's scale: the circle that holds the face
+_TRIES = 12
+
+_INK: Colour = (52.0, 38.0, 58.0)
+_WHITE: Colour = (255.0, 253.0, 248.0)
+_BLUSH: Colour = (245.0, 120.0, 130.0)
+_THROAT: Colour = (120.0, 30.0, 52.0)
+_TONGUE: Colour = (238.0, 112.0, 126.0)
+_OUTLINE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture and everything that is known about it. N is the number of faces, S the image size.
+
+    Attributes:
+        image: uint8 (3, S, S), RGB.
+        classes: int64 (N,), positions in `CLASSES`.
+        boxes: float32 (N, 4): left, top, right, bottom in pixels; right and bottom are the first pixel edge outside.
+        masks: bool (N, S, S), the pixels of each face. Faces do not overlap.
+        parts: uint8 (S, S), positions in `PART_NAMES`: the part of a face that each pixel shows, 0 off the faces.
+        distractors: bool (S, S), the pixels of loose parts. They lie on no face.
+    """
+
+    image: Tensor
+    classes: Tensor
+    boxes: Tensor
+    masks: Tensor
+    parts: Tensor
+    distractors: Tensor
+
+    @property
+    def label(self) -> int:
+        """The class of the first face: of a picture with one face, its class."""
+        return int(self.classes[0])
+
+
+class ShapesSource:
+    """Pictures with one face each, as a source of labelled images.
+
+    Image i has the class ``i % 8``: all classes are equally frequent in every split of any size, and a longer source
+    begins with the images of a shorter one.
+
+    Args:
+        split: "train" or "val". They share no picture.
+        size: How many images.
+        image_size: Pixels a side, at least 16.
+        noise: How hard it is: 0 has no loose parts and a plain background, `DEFAULT_NOISE` is the usual task, more
+            (up to `MAX_NOISE`) is harder.
+        seed: Another seed gives other pictures. From 0 to 2^64 - 1.
+
+    Attributes:
+        classes: The names in `CLASSES`.
+        labels: int64 (size,).
+
+    Raises:
+        ConfigError: If an argument has a value that cannot be used.
+
+    Example:
+        >>> source = ShapesSource("train", 100, image_size=32)
+        >>> source.load(12).shape, source.classes[source.labels[12]], source.path(12)
+        (torch.Size([3, 32, 32]), 'round-open-smile', 'shapes/train/000012')
+    """
+
+    def __init__(
+        self, split: Split, size: int, *, image_size: int = 64, noise: float = DEFAULT_NOISE, seed: int = 0
+    ) -> None:
+        if _whole("size", size) < 1:
+            raise ConfigError(f"size={size}: shapes needs at least 1 image")
+        _check_picture(seed, split, image_size, noise)
+        self.classes = list(CLASSES)
+        self.labels = torch.arange(size) % len(CLASSES)
+        self._split: Split = split
+        self._image_size = image_size
+        self._noise = float(noise)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Tensor:
+        """Image `index`: uint8 (3, image_size, image_size)."""
+        plan = _plan(self._key(index), self._check_index(index), crowd=False)
+        return _pixels(_draw(plan, self._image_size, self._noise, labelled=False), plan.key, self._noise)
+
+    def scene(self, index: int) -> Scene:
+        """Image `index` with its boxes and masks."""
+        return render(
+            self._seed,
+            self._check_index(index),
+            split=self._split,
+            image_size=self._image_size,
+            noise=self._noise,
+        )
+
+    def path(self, index: int) -> str:
+        """``shapes/SPLIT/NUMBER``."""
+        return f"shapes/{self._split}/{self._check_index(index):06d}"
+
+    def _check_index(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"shapes has the {self._split} images 0 to {len(self) - 1}, not {index}")
+        return int(index)
+
+    def _key(self, index: int) -> int:
+        return _picture_key(self._seed, self._split, int(index))
+
+
+def render(
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    image_size: int = 64,
+    noise: float = DEFAULT_NOISE,
+    crowd: bool = False,
+) -> Scene:
+    """Draw one picture, with its boxes and masks.
+
+    Args:
+        seed: From 0 to 2^64 - 1.
+        index: Which picture of the split, from 0 on. The first face has the class ``index % 8``.
+        split: "train" or "val".
+        image_size: Pixels a side, at least 16; at least 64 for a crowd.
+        noise: How hard it is, 0 to `MAX_NOISE`.
+        crowd: False draws one large face. True draws three to eight that are small, medium or large in the sense of
+            COCO at image sizes from 256 to 320 (area under 32^2, up to 96^2, above), and do not overlap.
+
+    Returns:
+        The picture and what is known about it.
+
+    Raises:
+        ConfigError: If a setting has a value that cannot be used.
+        IndexError: If `index` is negative.
+
+    Example:
+        >>> scene = render(0, 5)
+        >>> CLASSES[scene.label], scene.image.shape, scene.masks.shape
+        ('round-open-yawn', torch.Size([3, 64, 64]), torch.Size([1, 64, 64]))
+        >>> len(render(0, 5, image_size=256, crowd=True).boxes) >= 1
+        True
+    """
+    _check_picture(seed, split, image_size, noise)
+    if crowd and image_size < _SMALLEST_CROWD:
+        raise ConfigError(f"image_size={image_size}: a picture of several faces needs at least {_SMALLEST_CROWD} pixels")
+    if _whole("index", index) < 0:
+        raise IndexError(f"shapes has images from 0 on, not {index}")
+    plan = _plan(_picture_key(seed, split, index), index, crowd=crowd)
+    canvas = _draw(plan, image_size, noise, labelled=True)
+    return _describe(plan, canvas, _pixels(canvas, plan.key, noise))
+
+
+# --- what a picture shows ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Face:
+    kind: int
+    frame: Frame
+    fur: Colour
+    width: float
+    ear_size: float
+    eye_size: float
+    eye_gap: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    key: int
+    faces: list[_Face]
+
+
+# Numbers of the keys that a picture's key gives: what is drawn from one does not depend on how much another was used.
+_FACES, _GROUND, _CLUTTER, _LOOSE, _SPOTS, _GRAINS = range(6)
+
+
+def _picture_key(seed: int, split: Split, index: int) -> int:
+    # Even numbers for one split and odd ones for the other: distinct numbers give distinct keys.
+    return hash_key(hash_key(0, seed), 2 * index + get_args(Split).index(split))
+
+
+def _plan(key: int, index: int, *, crowd: bool) -> _Plan:
+    draws = Draws(hash_key(key, _FACES))
+    scales = _crowd_scales(draws) if crowd else [draws.between(*_PORTRAIT_SCALE)]
+    faces: list[_Face] = []
+    taken: list[_Circle] = []
+    for scale in scales:
+        kind = draws.below(len(CLASSES)) if faces else index % len(CLASSES)
+        place = _free_place(draws, _REACH * scale, taken, inside=True)
+        if place is not None:
+            taken.append((*place, _REACH * scale))
+            faces.append(_draw_lots(draws, kind, Frame(*place, scale, draws.between(-0.2, 0.2))))
+    return _Plan(key, faces)
+
+
+def _crowd_scales(draws: Draws) -> list[float]:
+    small, medium, large = _CROWD_SCALES
+    scales = [draws.between(*large) for _ in range(draws.below(2))]
+    scales += [draws.between(*medium) for _ in range(1 + draws.below(3))]
+    scales += [draws.between(*small) for _ in range(1 + draws.below(4))]
+    # The large ones come first: later they would find no room.
+    return scales
+
+
+def _draw_lots(draws: Draws, kind: int, frame: Frame) -> _Face:
+    return _Face(
+        kind=kind,
+        frame=frame,
+        fur=_fur(draws),
+        width=draws.between(0.92, 1.08),
+        ear_size=draws.between(0.88, 1.08),
+        eye_size=draws.between(0.9, 1.15),
+        eye_gap=draws.between(0.27, 0.35),
+    )
+
+
+def _fur(draws: Draws) -> Colour:
+    return hue(draws.between(0, 6), draws.between(0.2, 0.6), draws.between(0.75, 1.0))
+
+
+_Circle: TypeAlias = tuple[float, float, float]
+
+
+def _free_place(draws: Draws, radius: float, taken: list[_Circle], *, inside: bool) -> tuple[float, float] | None:
+    """A middle for a circle that touches no other, in shares of the image's side; None if there seems to be none."""
+    margin = radius if inside else 0.0
+    for _ in range(_TRIES):
+        x, y = draws.between(margin, 1 - margin), draws.between(margin, 1 - margin)
+        if all((x - a) * (x - a) + (y - b) * (y - b) >= (radius + r) * (radius + r) for a, b, r in taken):
+            return x, y
+    return None
+
+
+def _in_pixels(frame: Frame, size: int) -> Frame:
+    return Frame(frame.x * size, frame.y * size, frame.scale * size, frame.turn)
+
+
+# --- painting ---------------------------------------------------------------------------------------------------------
+
+
+def _draw(plan: _Plan, size: int, noise: float, *, labelled: bool) -> Canvas:
+    canvas = Canvas(size, labelled=labelled)
+    _paint_ground(canvas, plan.key, noise)
+    _scatter_loose_parts(canvas, plan, noise)
+    for face in plan.faces:
+        _paint_face(canvas, face)
+    return canvas
+
+
+def _pixels(canvas: Canvas, key: int, noise: float) -> Tensor:
+    pixels = canvas.pixels
+    if noise:
+        pixels += pixel_noise(hash_key(key, _GRAINS), canvas.size) * (_GRAIN * noise)
+    pixels += 0.5
+    np.maximum(pixels, 0.0, out=pixels)
+    np.minimum(pixels, 255.0, out=pixels)
+    return torch.from_numpy(pixels.astype(np.uint8))
+
+
+def _paint_ground(canvas: Canvas, key: int, noise: float) -> None:
+    draws = Draws(hash_key(key, _GROUND))
+    first, second = (hue(draws.between(0, 6), draws.between(0.15, 0.5), draws.between(0.5, 0.95)) for _ in range(2))
+    slope = Frame(canvas.size / 2, canvas.size / 2, canvas.size * 1.5, draws.between(-1, 1))
+    everywhere = canvas.patch(slope, reach=1.0)
+    place = everywhere.u + 0.5
+    for channel, low, high in zip(canvas.pixels, first, second, strict=True):
+        np.multiply(place, high - low, out=channel)
+        channel += low
+    if not noise:
+        return
+    canvas.pixels += smooth_noise(hash_key(key, _SPOTS), canvas.size, 7) * (_TEXTURE * noise)
+    draws = Draws(hash_key(key, _CLUTTER))
+    for _ in range(_count(_BLOBS * noise)):
+        frame = Frame(draws.between(0, 1), draws.between(0, 1), draws.between(0.05, 0.2), draws.between(-1, 1))
+        patch = canvas.patch(_in_pixels(frame, canvas.size), reach=1.1)
+        colour = hue(draws.between(0, 6), draws.between(0.1, 0.6), draws.between(0.4, 1.0))
+        patch.fill(disc(patch.u, patch.v, 1.0, draws.between(0.3, 1.0)), colour, opacity=draws.between(0.3, 0.8))
+
+
+def _count(expected: float) -> int:
+    return math.floor(expected + 0.5)
+
+
+def _scatter_loose_parts(canvas: Canvas, plan: _Plan, noise: float) -> None:
+    draws = Draws(hash_key(plan.key, _LOOSE))
+    taken = [(face.frame.x, face.frame.y, _REACH * face.frame.scale) for face in plan.faces]
+    for _ in range(_count(_LOOSE_PARTS * noise)):
+        scale = plan.faces[draws.below(len(plan.faces))].frame.scale * draws.between(0.8, 1.25)
+        kind, colour, turn = draws.below(7), _fur(draws), draws.between(-0.5, 0.5)
+        reach = (0.55, 0.4, 0.24, 0.24, 0.26, 0.26, 0.16)[kind] * scale
+        place = _free_place(draws, reach, taken, inside=False)
+        if place is not None:
+            taken.append((*place, reach))
+            _paint_loose_part(canvas, _in_pixels(Frame(*place, scale, turn), canvas.size), kind, colour)
+
+
+def _paint_loose_part(canvas: Canvas, frame: Frame, kind: int, fur: Colour) -> None:
+    if kind < 2:
+        _paint_ear(canvas, frame, kind, fur, label=LOOSE_PART)
+    elif kind < 4:
+        _paint_eye(canvas, frame, kind - 2, label=LOOSE_PART)
+    elif kind < 6:
+        _paint_mouth(canvas, frame, kind - 4, label=LOOSE_PART)
+    else:
+        _paint_nose(canvas, frame, label=LOOSE_PART)
+
+
+def _paint_face(canvas: Canvas, face: _Face) -> None:
+    ears, eyes, mouth = face.kind >> 2, face.kind >> 1 & 1, face.kind & 1
+    frame = _in_pixels(face.frame, canvas.size)
+    for side in (-1, 1):
+        _paint_ear(canvas, frame.at(side * 0.52 * face.width, -0.42), ears, face.fur, side, face.ear_size, label=_EAR)
+    _paint_head(canvas, frame, face)
+    for side in (-1, 1):
+        _paint_eye(canvas, frame.at(side * face.eye_gap, 0.06), eyes, face.eye_size, label=_EYE)
+    _paint_nose(canvas, frame.at(0.0, 0.3), label=_NOSE)
+    _paint_mouth(canvas, frame.at(0.0, 0.52), mouth, label=_MOUTH)
+
+
+def _paint_head(canvas: Canvas, frame: Frame, face: _Face) -> None:
+    head = canvas.patch(frame.at(0.0, 0.2), reach=0.95)
+    distance = disc(head.u, head.v, 0.78 * face.width, 0.84 / face.width)
+    head.fill(distance - _OUTLINE, mix_colours(face.fur, _INK, 0.6), label=_HEAD)
+    head.fill(distance, face.fur)
+    head.fill(disc(abs(head.u) - 0.5, head.v - 0.12, 0.12, 0.7), _BLUSH, opacity=0.45)
+    muzzle = canvas.patch(frame.at(0.0, 0.46), reach=0.4)
+    muzzle.fill(disc(muzzle.u, muzzle.v, 0.36, 0.8), mix_colours(face.fur, _WHITE, 0.6), label=_MUZZLE)
+
+
+def _half_planes(*corners: tuple[float, float]) -> list[tuple[float, float, float]]:
+    """Of a polygon with corners in clockwise order as seen: for each side, how u, v and 1 add to the distance."""
+    planes = []
+    for (u, v), (next_u, next_v) in itertools.pairwise([*corners, corners[0]]):
+        length = math.sqrt((next_u - u) * (next_u - u) + (next_v - v) * (next_v - v))
+        normal_u, normal_v = (next_v - v) / length, (u - next_u) / length
+        planes.append((normal_u, normal_v, -(normal_u * u + normal_v * v)))
+    return planes
+
+
+_EAR_SIDES = _half_planes((0.1, -0.46), (0.22, 0.36), (-0.4, 0.1))
+
+
+def _paint_ear(
+    canvas: Canvas, frame: Frame, kind: int, fur: Colour, side: int = 1, size: float = 1.0, *, label: int
+) -> None:
+    patch = canvas.patch(frame, reach=0.58 * size)
+    u, v = patch.u * (side / size), patch.v * (1 / size)
+    if kind:
+        distance = disc(u, v, 0.3)
+    else:
+        sides = [u * a + v * b + c for a, b, c in _EAR_SIDES]
+        # The disc cuts the tip, which would else be drawn out by the outline.
+        distance = np.maximum(np.maximum(sides[0], sides[1]), np.maximum(sides[2], disc(u, v, 0.45)))
+    patch.fill(distance - _OUTLINE, mix_colours(fur, _INK, 0.6), label=label)
+    patch.fill(distance + 0.0, fur)
+    patch.fill(distance + 0.12, mix_colours(fur, _BLUSH, 0.6))
+
+
+def _paint_eye(canvas: Canvas, frame: Frame, kind: int, size: float = 1.0, *, label: int) -> None:
+    patch = canvas.patch(frame, reach=0.24)
+    if kind:
+        patch.fill(_arc(patch, 0.14 * size, -0.06), _INK, label=label)
+        return
+    patch.fill(disc(patch.u, patch.v, 0.17 * size, 1.15), _WHITE, label=label)
+    patch.fill(disc(patch.u, patch.v - 0.01, 0.125 * size, 1.1), _INK, label=label)
+    patch.fill(disc(patch.u - 0.045, patch.v + 0.05, 0.045 * size), _WHITE, label=label)
+
+
+def _paint_nose(canvas: Canvas, frame: Frame, *, label: int) -> None:
+    patch = canvas.patch(frame, reach=0.16)
+    patch.fill(disc(patch.u, patch.v, 0.1, 0.75), _INK, label=label)
+
+
+def _paint_mouth(canvas: Canvas, frame: Frame, kind: int, *, label: int) -> None:
+    patch = canvas.patch(frame, reach=0.26)
+    if not kind:
+        patch.fill(_arc(patch, 0.19, -0.12), _INK, label=label)
+        return
+    patch.fill(disc(patch.u, patch.v, 0.15), _THROAT, label=label)
+    patch.fill(np.maximum(disc(patch.u, patch.v - 0.12, 0.11), disc(patch.u, patch.v, 0.15)), _TONGUE, label=label)
+
+
+def _arc(patch: Patch, radius: float, middle: float) -> np.ndarray:
+    """Distance to a stroke along the lower part of a circle around (0, `middle`)."""
+    v = patch.v - middle
+    distance = disc(patch.u, v, radius)
+    np.abs(distance, out=distance)
+    distance -= 0.04
+    return np.maximum(distance, 0.25 * radius - v, out=distance)
+
+
+# --- what is known about a picture ------------------------------------------------------------------------------------
+
+
+def _describe(plan: _Plan, canvas: Canvas, image: Tensor) -> Scene:
+    assert canvas.labels is not None
+    parts = torch.from_numpy(canvas.labels)
+    distractors = parts == LOOSE_PART
+    parts = parts.masked_fill(distractors, 0)
+    masks = torch.stack([(parts > 0) & _around(face.frame, canvas.size) for face in plan.faces])
+    return Scene(
+        image=image,
+        classes=torch.tensor([face.kind for face in plan.faces]),
+        boxes=torch.stack([_box(mask) for mask in masks]),
+        masks=masks,
+        parts=parts,
+        distractors=distractors,
+    )
+
+
+def _around(frame: Frame, size: int) -> Tensor:
+    middles = torch.arange(size, dtype=torch.float64) + 0.5
+    across, down = middles - frame.x * size, middles - frame.y * size
+    reach = _REACH * frame.scale * size
+    return (across * across + (down * down)[:, None]) <= reach * reach
+
+
+def _box(mask: Tensor) -> Tensor:
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return torch.cat(edges).float()
+
+
+def _check_picture(seed: int, split: str, image_size: int, noise: float) -> None:
+    if split not in get_args(Split):
+        raise ConfigError(f"shapes has no split '{split}'; choose {' or '.join(get_args(Split))}")
+    if _whole("image_size", image_size) < _SMALLEST_IMAGE:
+        raise ConfigError(f"image_size={image_size}: shapes needs at least {_SMALLEST_IMAGE} pixels a side")
+    if not 0 <= noise <= MAX_NOISE:
+        raise ConfigError(f"noise={noise} must be from 0 (clean) to {MAX_NOISE:g}; the usual task is {DEFAULT_NOISE:g}")
+    if not 0 <= _whole("seed", seed) < 2**64:
+        raise ConfigError(f"seed={seed} must be from 0 to 2^64 - 1")
+
+
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r} must be a whole number") from None
