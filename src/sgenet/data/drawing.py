@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ __all__ = [
     "Floats",
     "Frame",
     "Patch",
-    "disc",
     "hash_key",
     "hash_words",
     "hue",
@@ -160,8 +158,7 @@ def mix_colours(first: Colour, second: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """Where a figure with coordinates of its own stands in a picture.
 
     The figure's origin is at (`x`, `y`), its unit is `scale` long, and it is turned by the angle whose half has the
@@ -211,7 +208,7 @@ class Canvas:
     Example:
         >>> canvas = Canvas(8, labelled=True)
         >>> patch = canvas.patch(Frame(4.0, 4.0, 3.0), reach=1.2)
-        >>> patch.fill(disc(patch.u, patch.v, 1.0), (255.0, 0.0, 0.0), label=1)
+        >>> patch.fill(patch.disc(1.0), (255.0, 0.0, 0.0), label=1)
         >>> canvas.pixels[:, 4, 4].tolist(), int(canvas.labels.sum())
         ([255.0, 0.0, 0.0], 32)
     """
@@ -229,48 +226,98 @@ class Canvas:
 class Patch:
     """The neighbourhood of a figure in a picture, with the figure's coordinates at every pixel.
 
+    Arguments are in units of the frame, arrays in pixels, so that a distance tells how much of a pixel is covered.
+
     Args:
         canvas: The picture.
         frame: Where the figure stands.
-        reach: Half the side of the neighbourhood, in the frame's units.
+        reach: Half the side of the neighbourhood.
 
     Attributes:
-        u: float32 (h, w), the first coordinate at the pixels' middles, in the frame's units.
+        u: float32 (h, w), the first coordinate of the pixels' middles in the frame, pixels.
         v: float32 (h, w), the second.
+        scale: Pixels a unit.
     """
 
     def __init__(self, canvas: Canvas, frame: Frame, reach: float) -> None:
+        self.scale = frame.scale
         half = reach * frame.scale
         left, right = _span(frame.x, half, canvas.size)
         top, bottom = _span(frame.y, half, canvas.size)
         self._pixels = canvas.pixels[:, top:bottom, left:right]
         self._labels = None if canvas.labels is None else canvas.labels[top:bottom, left:right]
-        self._sharpness = frame.scale
         middles = _middles(canvas.size)
-        across = (middles[left:right] - frame.x) * (1 / frame.scale)
-        down = (middles[top:bottom, None] - frame.y) * (1 / frame.scale)
+        across = middles[left:right] - frame.x
+        down = middles[top:bottom, None] - frame.y
         cosine, sine = frame.rotation
         self.u: Floats = across * cosine + down * sine
         self.v: Floats = down * cosine - across * sine
 
-    def fill(self, distance: Floats, colour: Colour, *, opacity: float = 1.0, label: int | None = None) -> None:
+    def disc(
+        self, radius: float, at: tuple[float, float] = (0.0, 0.0), *, height: float = 1.0, mirrored: bool = False
+    ) -> Floats:
+        """Distance to the edge of a disc.
+
+        Args:
+            radius: Along u.
+            at: The middle.
+            height: Radius along v, as a multiple of `radius`. Away from 1 the distances along v are not exact, which
+                only makes the edge there harder or softer.
+            mirrored: Whether there is a second disc, at -u.
+
+        Returns:
+            float32 (h, w), pixels, negative inside.
+
+        Example:
+            >>> patch = Canvas(9).patch(Frame(4.5, 4.5, 2.0), reach=2.0)
+            >>> patch.disc(1.0)[4].tolist()
+            [2.0, 1.0, 0.0, -1.0, -2.0, -1.0, 0.0, 1.0, 2.0]
+        """
+        u = np.abs(self.u) if mirrored else self.u
+        if at[0]:
+            u = u - at[0] * self.scale
+        v = self.v - at[1] * self.scale if at[1] else self.v
+        square = v * v
+        if height != 1:
+            square *= 1 / (height * height)
+        square += u * u
+        np.sqrt(square, out=square)
+        square -= radius * self.scale
+        return square
+
+    def arc(self, radius: float, width: float, at: tuple[float, float] = (0.0, 0.0)) -> Floats:
+        """Distance to the edge of a stroke along the lower part of a circle.
+
+        Args:
+            radius: Of the circle.
+            width: Of the stroke.
+            at: The circle's middle.
+
+        Returns:
+            float32 (h, w), pixels, negative inside.
+        """
+        distance = np.abs(self.disc(radius, at))
+        distance -= width / 2 * self.scale
+        return np.maximum(distance, (0.25 * radius + at[1]) * self.scale - self.v, out=distance)
+
+    def fill(
+        self, distance: Floats, colour: Colour, *, grow: float = 0.0, opacity: float = 1.0, label: int | None = None
+    ) -> None:
         """Paint a figure, with an edge one pixel soft.
 
         Args:
-            distance: float32 (h, w): to the figure's edge, in the frame's units, negative inside. It is overwritten.
+            distance: float32 (h, w): to the figure's edge, pixels, negative inside.
             colour: Red, green, blue; 0 to 255.
+            grow: Moves the edge outwards.
             opacity: 0 to 1.
             label: Noted for the pixels that the figure covers at least by half; None notes nothing.
         """
+        edge = grow * self.scale
         if label is not None and self._labels is not None:
-            self._labels[distance <= 0] = label
-        cover = distance
-        cover *= -self._sharpness
-        cover += 0.5
+            self._labels[distance <= edge] = label
+        cover = (edge + 0.5) - distance
         np.maximum(cover, 0.0, out=cover)
-        np.minimum(cover, 1.0, out=cover)
-        if opacity < 1:
-            cover *= opacity
+        np.minimum(cover, opacity, out=cover)
         change = np.array(colour, dtype=np.float32)[:, None, None] - self._pixels
         change *= cover
         self._pixels += change
@@ -285,33 +332,6 @@ def _middles(size: int) -> Floats:
     middles = np.arange(size, dtype=np.float32) + np.float32(0.5)
     middles.flags.writeable = False
     return middles
-
-
-def disc(u: Floats, v: Floats, radius: float, height: float = 1.0) -> Floats:
-    """Distance to the edge of a disc at the origin.
-
-    Args:
-        u: First coordinate.
-        v: Second coordinate.
-        radius: Along u.
-        height: Radius along v, as a multiple of `radius`. Away from 1 the distances along v are not exact, which only
-            makes the edge there harder or softer.
-
-    Returns:
-        Negative inside. The shape of `u` and `v` broadcast.
-
-    Example:
-        >>> disc(np.float32([0, 3]), np.float32([0, 4]), 2.0).tolist()
-        [-2.0, 3.0]
-    """
-    square = u * u
-    other = v * v
-    if height != 1:
-        other *= 1 / (height * height)
-    square = square + other
-    np.sqrt(square, out=square)
-    square -= radius
-    return square
 
 
 def smooth_noise(key: int, size: int, cells: int) -> Floats:

@@ -27,8 +27,6 @@ from sgenet.data.drawing import (
     Colour,
     Draws,
     Frame,
-    Patch,
-    disc,
     hash_key,
     hue,
     mix_colours,
@@ -58,17 +56,17 @@ DEFAULT_NOISE = 1.0
 MAX_NOISE = 10.0
 
 # What `noise` scales.
-_LOOSE_PARTS = 6.0  # how many lie about
-_BLOBS = 5.0  # how many coloured patches the background has
+_LOOSE_PARTS = 9.0  # how many lie about
+_BLOBS = 4.0  # how many coloured patches the background has
 _TEXTURE = 16.0  # soft spots of the background: largest deviation, of 255
-_GRAIN = 14.0  # pixel noise: standard deviation, of 255
+_GRAIN = 20.0  # pixel noise: standard deviation, of 255
 
 _SMALLEST_IMAGE = 16
 _SMALLEST_CROWD = 64  # below it the smallest faces of a picture with several would be no more than a few pixels
 
 # Half the extent of a face, as a share of the image's side. The three ranges of a crowd put a face's area under 32^2,
 # between 32^2 and 96^2, and above 96^2 pixels (COCO's small, medium and large) at every image size from 256 to 320.
-_PORTRAIT_SCALE = (0.28, 0.39)
+_PORTRAIT_SCALE = (0.24, 0.35)
 _CROWD_SCALES = ((0.04, 0.062), (0.09, 0.185), (0.275, 0.32))
 _REACH = 1.2  # of a face's scale: the circle that holds the face
 _TRIES = 12
@@ -334,7 +332,7 @@ def _paint_ground(canvas: Canvas, key: int, noise: float) -> None:
     first, second = (hue(draws.between(0, 6), draws.between(0.15, 0.5), draws.between(0.5, 0.95)) for _ in range(2))
     slope = Frame(canvas.size / 2, canvas.size / 2, canvas.size * 1.5, draws.between(-1, 1))
     everywhere = canvas.patch(slope, reach=1.0)
-    place = everywhere.u + 0.5
+    place = everywhere.u * (1 / everywhere.scale) + 0.5
     for channel, low, high in zip(canvas.pixels, first, second, strict=True):
         np.multiply(place, high - low, out=channel)
         channel += low
@@ -346,7 +344,7 @@ def _paint_ground(canvas: Canvas, key: int, noise: float) -> None:
         frame = Frame(draws.between(0, 1), draws.between(0, 1), draws.between(0.05, 0.2), draws.between(-1, 1))
         patch = canvas.patch(_in_pixels(frame, canvas.size), reach=1.1)
         colour = hue(draws.between(0, 6), draws.between(0.1, 0.6), draws.between(0.4, 1.0))
-        patch.fill(disc(patch.u, patch.v, 1.0, draws.between(0.3, 1.0)), colour, opacity=draws.between(0.3, 0.8))
+        patch.fill(patch.disc(1.0, height=draws.between(0.3, 1.0)), colour, opacity=draws.between(0.3, 0.8))
 
 
 def _count(expected: float) -> int:
@@ -357,24 +355,25 @@ def _scatter_loose_parts(canvas: Canvas, plan: _Plan, noise: float) -> None:
     draws = Draws(hash_key(plan.key, _LOOSE))
     taken = [(face.frame.x, face.frame.y, _REACH * face.frame.scale) for face in plan.faces]
     for _ in range(_count(_LOOSE_PARTS * noise)):
-        scale = plan.faces[draws.below(len(plan.faces))].frame.scale * draws.between(0.8, 1.25)
-        kind, colour, turn = draws.below(7), _fur(draws), draws.between(-0.5, 0.5)
-        reach = (0.55, 0.4, 0.24, 0.24, 0.26, 0.26, 0.16)[kind] * scale
+        scale = plan.faces[draws.below(len(plan.faces))].frame.scale * draws.between(0.85, 1.15)
+        part, kind, fur, turn = draws.below(3), draws.below(2), _fur(draws), draws.between(-0.4, 0.4)
+        reach = _LOOSE_REACH[part] * scale
         place = _free_place(draws, reach, taken, inside=False)
         if place is not None:
             taken.append((*place, reach))
-            _paint_loose_part(canvas, _in_pixels(Frame(*place, scale, turn), canvas.size), kind, colour)
+            frame = _in_pixels(Frame(*place, scale, turn), canvas.size)
+            if part == 0:
+                _paint_ear(canvas, frame, kind, fur, label=LOOSE_PART)
+            elif part == 1:
+                # Fur around it: its surroundings must not tell it from an eye of the face.
+                patch = canvas.patch(frame, _LOOSE_REACH[1])
+                patch.fill(patch.disc(0.27), fur, label=LOOSE_PART)
+                _paint_eye(canvas, frame, kind, label=LOOSE_PART)
+            else:
+                _paint_muzzle(canvas, frame, kind, fur, loose=True)
 
 
-def _paint_loose_part(canvas: Canvas, frame: Frame, kind: int, fur: Colour) -> None:
-    if kind < 2:
-        _paint_ear(canvas, frame, kind, fur, label=LOOSE_PART)
-    elif kind < 4:
-        _paint_eye(canvas, frame, kind - 2, label=LOOSE_PART)
-    elif kind < 6:
-        _paint_mouth(canvas, frame, kind - 4, label=LOOSE_PART)
-    else:
-        _paint_nose(canvas, frame, label=LOOSE_PART)
+_LOOSE_REACH = (0.56, 0.29, 0.38)
 
 
 def _paint_face(canvas: Canvas, face: _Face) -> None:
@@ -382,21 +381,18 @@ def _paint_face(canvas: Canvas, face: _Face) -> None:
     frame = _in_pixels(face.frame, canvas.size)
     for side in (-1, 1):
         _paint_ear(canvas, frame.at(side * 0.52 * face.width, -0.42), ears, face.fur, side, face.ear_size, label=_EAR)
-    _paint_head(canvas, frame, face)
+    _paint_head(canvas, frame.at(0.0, 0.2), face)
     for side in (-1, 1):
         _paint_eye(canvas, frame.at(side * face.eye_gap, 0.06), eyes, face.eye_size, label=_EYE)
-    _paint_nose(canvas, frame.at(0.0, 0.3), label=_NOSE)
-    _paint_mouth(canvas, frame.at(0.0, 0.52), mouth, label=_MOUTH)
+    _paint_muzzle(canvas, frame.at(0.0, 0.46), mouth, face.fur, loose=False)
 
 
 def _paint_head(canvas: Canvas, frame: Frame, face: _Face) -> None:
-    head = canvas.patch(frame.at(0.0, 0.2), reach=0.95)
-    distance = disc(head.u, head.v, 0.78 * face.width, 0.84 / face.width)
-    head.fill(distance - _OUTLINE, mix_colours(face.fur, _INK, 0.6), label=_HEAD)
-    head.fill(distance, face.fur)
-    head.fill(disc(abs(head.u) - 0.5, head.v - 0.12, 0.12, 0.7), _BLUSH, opacity=0.45)
-    muzzle = canvas.patch(frame.at(0.0, 0.46), reach=0.4)
-    muzzle.fill(disc(muzzle.u, muzzle.v, 0.36, 0.8), mix_colours(face.fur, _WHITE, 0.6), label=_MUZZLE)
+    patch = canvas.patch(frame, reach=0.95)
+    distance = patch.disc(0.78 * face.width, height=0.84 / face.width)
+    patch.fill(distance, mix_colours(face.fur, _INK, 0.6), grow=_OUTLINE, label=_HEAD)
+    patch.fill(distance, face.fur)
+    patch.fill(patch.disc(0.12, (0.5, 0.12), height=0.7, mirrored=True), _BLUSH, opacity=0.45)
 
 
 def _half_planes(*corners: tuple[float, float]) -> list[tuple[float, float, float]]:
@@ -415,50 +411,43 @@ _EAR_SIDES = _half_planes((0.1, -0.46), (0.22, 0.36), (-0.4, 0.1))
 def _paint_ear(
     canvas: Canvas, frame: Frame, kind: int, fur: Colour, side: int = 1, size: float = 1.0, *, label: int
 ) -> None:
-    patch = canvas.patch(frame, reach=0.58 * size)
-    u, v = patch.u * (side / size), patch.v * (1 / size)
+    frame = frame._replace(scale=frame.scale * size)
+    patch = canvas.patch(frame, reach=0.58)
     if kind:
-        distance = disc(u, v, 0.3)
+        distance = patch.disc(0.3)
     else:
-        sides = [u * a + v * b + c for a, b, c in _EAR_SIDES]
         # The disc cuts the tip, which would else be drawn out by the outline.
-        distance = np.maximum(np.maximum(sides[0], sides[1]), np.maximum(sides[2], disc(u, v, 0.45)))
-    patch.fill(distance - _OUTLINE, mix_colours(fur, _INK, 0.6), label=label)
-    patch.fill(distance + 0.0, fur)
-    patch.fill(distance + 0.12, mix_colours(fur, _BLUSH, 0.6))
+        distance = patch.disc(0.45)
+        for across, down, offset in _EAR_SIDES:
+            beyond = patch.u * (side * across) + patch.v * down
+            beyond += offset * frame.scale
+            np.maximum(distance, beyond, out=distance)
+    patch.fill(distance, mix_colours(fur, _INK, 0.6), grow=_OUTLINE, label=label)
+    patch.fill(distance, fur)
+    patch.fill(distance, mix_colours(fur, _BLUSH, 0.6), grow=-0.12)
 
 
 def _paint_eye(canvas: Canvas, frame: Frame, kind: int, size: float = 1.0, *, label: int) -> None:
     patch = canvas.patch(frame, reach=0.24)
     if kind:
-        patch.fill(_arc(patch, 0.14 * size, -0.06), _INK, label=label)
+        patch.fill(patch.arc(0.14 * size, 0.08, (0.0, -0.06)), _INK, label=label)
         return
-    patch.fill(disc(patch.u, patch.v, 0.17 * size, 1.15), _WHITE, label=label)
-    patch.fill(disc(patch.u, patch.v - 0.01, 0.125 * size, 1.1), _INK, label=label)
-    patch.fill(disc(patch.u - 0.045, patch.v + 0.05, 0.045 * size), _WHITE, label=label)
+    patch.fill(patch.disc(0.17 * size, height=1.15), _WHITE, label=label)
+    patch.fill(patch.disc(0.125 * size, height=1.1), _INK)
+    patch.fill(patch.disc(0.045 * size, (0.045, -0.055)), _WHITE)
 
 
-def _paint_nose(canvas: Canvas, frame: Frame, *, label: int) -> None:
-    patch = canvas.patch(frame, reach=0.16)
-    patch.fill(disc(patch.u, patch.v, 0.1, 0.75), _INK, label=label)
-
-
-def _paint_mouth(canvas: Canvas, frame: Frame, kind: int, *, label: int) -> None:
-    patch = canvas.patch(frame, reach=0.26)
-    if not kind:
-        patch.fill(_arc(patch, 0.19, -0.12), _INK, label=label)
+def _paint_muzzle(canvas: Canvas, frame: Frame, mouth: int, fur: Colour, *, loose: bool) -> None:
+    patch = canvas.patch(frame, reach=0.4)
+    patch.fill(patch.disc(0.36, height=0.8), mix_colours(fur, _WHITE, 0.6), label=LOOSE_PART if loose else _MUZZLE)
+    patch.fill(patch.disc(0.1, (0.0, -0.16), height=0.75), _INK, label=LOOSE_PART if loose else _NOSE)
+    label = LOOSE_PART if loose else _MOUTH
+    if not mouth:
+        patch.fill(patch.arc(0.19, 0.08, (0.0, -0.06)), _INK, label=label)
         return
-    patch.fill(disc(patch.u, patch.v, 0.15), _THROAT, label=label)
-    patch.fill(np.maximum(disc(patch.u, patch.v - 0.12, 0.11), disc(patch.u, patch.v, 0.15)), _TONGUE, label=label)
-
-
-def _arc(patch: Patch, radius: float, middle: float) -> np.ndarray:
-    """Distance to a stroke along the lower part of a circle around (0, `middle`)."""
-    v = patch.v - middle
-    distance = disc(patch.u, v, radius)
-    np.abs(distance, out=distance)
-    distance -= 0.04
-    return np.maximum(distance, 0.25 * radius - v, out=distance)
+    throat = patch.disc(0.15, (0.0, 0.06))
+    patch.fill(throat, _THROAT, label=label)
+    patch.fill(np.maximum(patch.disc(0.11, (0.0, 0.18)), throat), _TONGUE)
 
 
 # --- what is known about a picture ------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""Train, evaluate and predict: classification of images. Names are imported when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sgenet.classification.config import TrainConfig as TrainConfig
+    from sgenet.classification.config import make_config as make_config
+    from sgenet.classification.evaluation import EvalResult as EvalResult
+    from sgenet.classification.evaluation import evaluate as evaluate
+    from sgenet.classification.prediction import Prediction as Prediction
+    from sgenet.classification.prediction import predict as predict
+    from sgenet.classification.progress import ConsoleProgress as ConsoleProgress
+    from sgenet.classification.progress import Progress as Progress
+    from sgenet.classification.progress import SilentProgress as SilentProgress
+    from sgenet.classification.recipes import list_recipes as list_recipes
+    from sgenet.classification.recipes import load_recipe as load_recipe
+    from sgenet.classification.run_folder import EpochRow as EpochRow
+    from sgenet.classification.training import TrainResult as TrainResult
+    from sgenet.classification.training import resume as resume
+    from sgenet.classification.training import train as train
+
+_HOME = {
+    "ConsoleProgress": "progress",
+    "EpochRow": "run_folder",
+    "EvalResult": "evaluation",
+    "Prediction": "prediction",
+    "Progress": "progress",
+    "SilentProgress": "progress",
+    "TrainConfig": "config",
+    "TrainResult": "training",
+    "evaluate": "evaluation",
+    "list_recipes": "recipes",
+    "load_recipe": "recipes",
+    "make_config": "config",
+    "predict": "prediction",
+    "resume": "training",
+    "train": "training",
+}
+
+__all__ = [*_HOME]  # the table above is the list
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        msg = f"module 'sgenet.classification' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"sgenet.classification.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

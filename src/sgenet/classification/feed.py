@@ -1,0 +1,150 @@
+"""The images' side of a training: which loader, how many workers, and where in an epoch it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import pytorch_lightning as pl
+import torch
+
+from sgenet.classification.config import TrainConfig
+from sgenet.classification.images import augmentation_of, count_workers, preprocessing_of, steps_per_epoch
+from sgenet.classification.progress import Progress
+from sgenet.data import (
+    Batch,
+    BatchLoader,
+    ClassificationData,
+    ImageSource,
+    ResidentImages,
+    ResidentLoader,
+    eval_loader,
+    fits,
+    train_loader,
+)
+from sgenet.errors import ConfigError
+
+__all__ = ["ImageFeed"]
+
+_MANY = 10_000  # images that take seconds to read
+_RESIDENT_LIMIT = 1 << 30  # bytes: all of CIFAR or Tiny ImageNet, and nothing that a laptop would miss
+
+
+class ImageFeed(pl.LightningDataModule):
+    """Gives Lightning the batches of each epoch, from the place where the training stands.
+
+    Args:
+        data: Training and validation images.
+        config: Settings.
+        progress: Told when reading takes a while.
+    """
+
+    def __init__(self, data: ClassificationData, config: TrainConfig, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._data = data
+        self._config = config
+        self._train: BatchLoader | ResidentLoader | None = None
+        self._val: BatchLoader | ResidentLoader | None = None
+
+    def train_dataloader(self) -> _Batches:
+        """The batches that are left in the current epoch."""
+        trainer, config = self._attached(), self._config
+        if self._train is None:
+            self._train = self._open_train(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
+        steps = steps_per_epoch(len(self._data.train), config)
+        epoch, step = divmod(trainer.global_step, steps)
+        first = step * config.accumulate
+        self._train.set_epoch(epoch, first)
+        # A step is never made of fewer passes than the others: what is left at the end of an epoch is left out.
+        return _Batches(self._train, min(len(self._train), steps * config.accumulate - first))
+
+    def val_dataloader(self) -> _Batches:
+        """Every validation image once, over all processes."""
+        trainer = self._attached()
+        if self._val is None:
+            self._val = self._open_val(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
+        return _Batches(self._val, len(self._val))
+
+    def _attached(self) -> pl.Trainer:
+        if self.trainer is None:
+            msg = "the feed belongs to no trainer yet"
+            raise RuntimeError(msg)
+        return self.trainer
+
+    def _open_train(self, rank: int, world: int, device: torch.device) -> BatchLoader | ResidentLoader:
+        config, source = self._config, self._data.train
+        preprocessing, augmentation = preprocessing_of(config), augmentation_of(config)
+        size = config.batch_size // config.accumulate
+        if self._resident(device):
+            held = self._hold(source, device)
+            return held.train_loader(augmentation, batch_size=size, seed=config.seed, rank=rank, world=world)
+        return train_loader(
+            source,
+            preprocessing,
+            augmentation,
+            batch_size=size,
+            seed=config.seed,
+            rank=rank,
+            world=world,
+            workers=count_workers(config, device),
+            pin_memory=device.type == "cuda",
+        )
+
+    def _open_val(self, rank: int, world: int, device: torch.device) -> BatchLoader | ResidentLoader:
+        config, source = self._config, self._data.val
+        preprocessing = preprocessing_of(config)
+        size = config.batch_size // config.accumulate
+        if self._resident(device):
+            return self._hold(source, device).eval_loader(batch_size=size, rank=rank, world=world)
+        return eval_loader(
+            source,
+            preprocessing,
+            batch_size=size,
+            rank=rank,
+            world=world,
+            workers=count_workers(config, device),
+            pin_memory=device.type == "cuda",
+        )
+
+    def _hold(self, source: ImageSource, device: torch.device) -> ResidentImages:
+        if len(source) >= _MANY:
+            self._progress.line(f"reading {len(source):,} images into memory")
+        workers = count_workers(self._config, device)
+        return ResidentImages(source, preprocessing_of(self._config), device=device, workers=workers)
+
+    def _resident(self, device: torch.device) -> bool:
+        config, preprocessing, augmentation = (
+            self._config,
+            preprocessing_of(self._config),
+            augmentation_of(self._config),
+        )
+        if config.loader == "workers":
+            return False
+        possible = fits(self._data.train, preprocessing, augmentation, limit_bytes=_RESIDENT_LIMIT) and fits(
+            self._data.val, preprocessing, limit_bytes=_RESIDENT_LIMIT
+        )
+        if config.loader == "resident" and not possible:
+            raise ConfigError(
+                "loader='resident' holds images in memory: crop must be pad or none, with no more than flips, and each "
+                f"set at most {_RESIDENT_LIMIT >> 20} MiB at image_size={config.image_size}; use loader=workers"
+            )
+        return possible
+
+
+class _Batches:
+    """The next so many batches of a loader.
+
+    Not a DataLoader, so that Lightning leaves it alone; and lazy, because Lightning asks twice for an iterator at the
+    start of an epoch, and workers must not decode for the first of them in vain.
+    """
+
+    def __init__(self, loader: BatchLoader | ResidentLoader, count: int) -> None:
+        self._loader = loader
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from islice(self._loader, self._count)

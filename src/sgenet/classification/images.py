@@ -1,0 +1,132 @@
+"""What the settings say about images: where they are, how they are seen, and who decodes them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from sgenet.classification.config import TrainConfig
+from sgenet.data import Augmentation, ClassificationData, Preprocessing, normalise, open_data
+from sgenet.errors import ConfigError
+
+__all__ = [
+    "augmentation_of",
+    "count_workers",
+    "open_config_data",
+    "prepare_images",
+    "preprocessing_of",
+    "steps_per_epoch",
+]
+
+
+def open_config_data(config: TrainConfig) -> ClassificationData:
+    """The images that the settings name.
+
+    Args:
+        config: Settings.
+
+    Returns:
+        Training and validation images.
+
+    Raises:
+        ConfigError: If no data are named.
+        DataError: If they cannot be used.
+    """
+    if not config.data:
+        raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
+    options = dict(config.data_options)
+    if config.data == "shapes":
+        options.setdefault("image_size", config.image_size)
+    return open_data(config.data, val_split=config.val_split, labels=config.labels, seed=config.seed, options=options)
+
+
+def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
+    """Make images into what the network takes.
+
+    Args:
+        images: uint8 (B, 3, S, S).
+        config: `mean`, `std` and `channels_last`.
+
+    Returns:
+        float32 (B, 3, S, S), in the memory format that the settings ask for.
+
+    Example:
+        >>> prepare_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TrainConfig()).dtype
+        torch.float32
+    """
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return normalise(images, config.mean, config.std)
+
+
+def steps_per_epoch(images: int, config: TrainConfig) -> int:
+    """Optimisation steps in an epoch: whole batches, but at least one.
+
+    Args:
+        images: In the training set.
+        config: Settings.
+
+    Example:
+        >>> steps_per_epoch(100, TrainConfig(batch_size=32))
+        3
+    """
+    return max(1, images // config.batch_size)
+
+
+def count_workers(config: TrainConfig, device: torch.device) -> int:
+    """Processes that decode images: those asked for, or what suits the images and the machine.
+
+    Args:
+        config: Settings.
+        device: That the network runs on.
+
+    Returns:
+        0 for small images beside a network on the CPU, where a process costs more than it brings; up to 8 otherwise.
+
+    Example:
+        >>> count_workers(TrainConfig(workers=3), torch.device("cpu"))
+        3
+    """
+    if config.workers is not None:
+        return config.workers
+    if device.type == "cpu" and config.image_size <= 64:
+        return 0
+    return min(8, os.cpu_count() or 1)
+
+
+def preprocessing_of(config: TrainConfig) -> Preprocessing:
+    """The part of the settings that an image goes through before the network, in training and in use.
+
+    Example:
+        >>> preprocessing_of(TrainConfig(image_size=32, resize=None)).image_size
+        32
+    """
+    return Preprocessing(
+        image_size=config.image_size,
+        resize=config.resize,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+    )
+
+
+def augmentation_of(config: TrainConfig) -> Augmentation:
+    """The part of the settings that varies training images.
+
+    Example:
+        >>> augmentation_of(TrainConfig(crop="pad", pad=2)).pad
+        2
+    """
+    return Augmentation(
+        crop=config.crop,
+        crop_scale=config.crop_scale,
+        crop_ratio=config.crop_ratio,
+        pad=config.pad,
+        flip=config.flip,
+        rotation=config.rotation,
+        jitter=config.jitter,
+        color_jitter=config.color_jitter,
+        random_erasing=config.random_erasing,
+    )

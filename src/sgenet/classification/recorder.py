@@ -1,0 +1,243 @@
+"""What happens around the steps of a training: progress, checkpoints, tables, and the watch for broken numbers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from sgenet.classification.checkpointing import publish
+from sgenet.classification.progress import Progress
+from sgenet.classification.run_folder import EpochRow, RunFolder
+from sgenet.classification.task import ClassificationTask
+from sgenet.data.loaders import Batch, nothing_readable
+from sgenet.errors import RunError
+
+__all__ = ["Recorder"]
+
+_LOOK_EVERY = 20  # steps between two looks at the loss on a device that would have to wait for each
+
+
+class Recorder(pl.Callback):
+    """Writes the run folder and shows progress. Every process has one; only the first one's writes and shows.
+
+    Args:
+        open_run: Makes or claims the run folder; called by the first process alone, when the first batch is at hand, so
+            that a training that cannot begin leaves nothing behind.
+        progress: Where to show.
+        title: Of the progress.
+    """
+
+    def __init__(self, open_run: Callable[[], RunFolder], progress: Progress, title: str) -> None:
+        self._run: RunFolder | None = None
+        self.interrupted = False
+        self._open_run = open_run
+        self._progress = progress
+        self._title = title
+        self._best = -math.inf
+        self._skipped: dict[str, None] = {}
+        self._told = 0
+        self._metrics: dict[str, float] = {}
+        self._writer: Any = None
+        self._clock = _Clock()
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder, once the training has begun."""
+        if self._run is None:
+            msg = "the training has not begun"
+            raise RuntimeError(msg)
+        return self._run
+
+    @property
+    def way_on(self) -> str:
+        """How to go on with a training that is stopped now."""
+        if self._run is None:
+            return "stopped before the training began"
+        return f"stopped; go on with `sgenet train --resume {self._run.path}`"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show where the training stands; open the event file."""
+        task = _task(pl_module)
+        path = str(self._open_run().path) if trainer.is_global_zero else ""
+        self._run = RunFolder(trainer.strategy.broadcast(path))
+        self._best = max((row.val_top1 for row in task.history), default=-math.inf)
+        if task.history:
+            self._metrics["top1"] = task.history[-1].val_top1
+        self._progress.start(self._title, task.config.epochs * task.steps_per_epoch, task.global_step)
+        if trainer.is_global_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer: Any = SummaryWriter  # untyped in torch
+            # Events of steps after the checkpoint, from before an interruption, are hidden.
+            self._writer = writer(str(self.run.tensorboard), purge_step=task.global_step + 1)
+            self.run.write_metrics(task.history)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._clock.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401  # Lightning's signature
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """After an optimisation step: progress, the look at the loss, a checkpoint where one is due."""
+        task = _task(pl_module)
+        self._skipped.update(dict.fromkeys(batch.skipped))
+        self._clock.images += len(batch.labels) * trainer.world_size
+        if (batch_idx + 1) % task.config.accumulate:
+            return
+        step = task.global_step
+        if task.device.type == "cpu" or step % _LOOK_EVERY == 0:
+            self._look(task)
+        self._progress.advance(self._metrics)
+        every = task.config.checkpoint_every_steps
+        # The end of an epoch has its own checkpoint, after the validation.
+        if every is not None and step % every == 0 and step % task.steps_per_epoch:
+            self._save(trainer, task, best=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock of the training part."""
+        self._clock.pause()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ANN401  # Lightning's signature
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Note the images that could not be read."""
+        self._skipped.update(dict.fromkeys(batch.skipped))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the epoch: row, checkpoint, table, events, one line."""
+        task = _task(pl_module)
+        if (task.train_score.images == 0 or task.val_score.images == 0) and self._skipped:
+            raise nothing_readable(list(self._skipped))
+        self._look(task)
+        if not math.isfinite(task.val_score.loss):
+            raise self._broken(f"the validation loss is {task.val_score.loss} after epoch {task.epoch}")
+        row = task.finish_epoch(self._clock.rate(), self._clock.seconds())
+        best = row.val_top1 > self._best
+        self._best = max(self._best, row.val_top1)
+        self._save(trainer, task, best=best)
+        self._metrics["top1"] = row.val_top1
+        if trainer.is_global_zero:
+            self.run.write_metrics(task.history)
+            self._write_events(row)
+        self._tell(row, task.config.epochs)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remember why training ended."""
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close what is open."""
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _look(self, task: ClassificationTask) -> None:
+        """Read the loss, which waits for the device, and stop where it is no number any more."""
+        loss = task.train_score.loss
+        step = task.global_step
+        if task.train_score.images and not math.isfinite(loss):
+            raise self._broken(f"the training loss is {loss} at step {step} (epoch {_epoch_of(step, task)})")
+        rate = self._clock.rate()
+        self._metrics = {
+            "epoch": _epoch_of(step, task),
+            "loss": loss,
+            **_top1(self._metrics),
+            "images_per_second": rate,
+        }
+
+    def _broken(self, what: str) -> RunError:
+        return RunError(
+            f"{what}: training stopped; the last good checkpoint is kept in '{self.run.path}'; "
+            "a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
+        )
+
+    def _save(self, trainer: pl.Trainer, task: ClassificationTask, *, best: bool) -> None:
+        self._look(task)
+        if not all(bool(torch.isfinite(p).all()) for p in task.network.parameters()):
+            raise self._broken(f"weights are not finite any more after step {task.global_step}")
+        name = f"step-{task.global_step:08d}"
+        trainer.save_checkpoint(self.run.checkpoints / name)
+        if trainer.is_global_zero:
+            publish(self.run.checkpoints, name, best=best)
+
+    def _write_events(self, row: EpochRow) -> None:
+        for tag, value in (
+            ("loss/train", row.train_loss),
+            ("loss/val", row.val_loss),
+            ("top1/train", row.train_top1),
+            ("top1/val", row.val_top1),
+            ("top5/val", row.val_top5),
+            ("lr", row.lr),
+            ("images_per_second", row.images_per_second),
+        ):
+            self._writer.add_scalar(tag, value, row.step)
+        self._writer.flush()
+
+    def _tell(self, row: EpochRow, epochs: int) -> None:
+        self._progress.line(
+            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.3f} "
+            f"top-1 {row.train_top1:5.1f}%  val loss {row.val_loss:.3f} top-1 {row.val_top1:6.2f}% "
+            f"top-5 {row.val_top5:6.2f}%  {row.images_per_second:,.0f} images/s  {row.seconds:.0f} s"
+        )
+        new = list(self._skipped)[self._told :]
+        self._told = len(self._skipped)
+        for name in new[:10]:
+            self._progress.line(f"  left out, unreadable: {name}")
+        if len(new) > 10:
+            self._progress.line(f"  and {len(new) - 10} more unreadable images were left out")
+
+
+class _Clock:
+    """Seconds of an epoch, and images a second of its training part."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._begin = 0.0
+        self._pause: float | None = None
+
+    def start(self) -> None:
+        self.images, self._begin, self._pause = 0, time.perf_counter(), None
+
+    def pause(self) -> None:
+        self._pause = time.perf_counter()
+
+    def rate(self) -> float:
+        end = time.perf_counter() if self._pause is None else self._pause
+        return self.images / max(end - self._begin, 1e-9)
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+
+def _task(module: pl.LightningModule) -> ClassificationTask:
+    if not isinstance(module, ClassificationTask):
+        msg = f"the recorder belongs to a ClassificationTask, not to {type(module).__name__}"
+        raise TypeError(msg)
+    return module
+
+
+def _epoch_of(step: int, task: ClassificationTask) -> int:
+    """The epoch, from 1, that a step done belongs to."""
+    return max(0, step - 1) // task.steps_per_epoch + 1
+
+
+def _top1(metrics: dict[str, float]) -> dict[str, float]:
+    return {"top1": metrics["top1"]} if "top1" in metrics else {}

@@ -1,0 +1,54 @@
+"""The learning rate as a function of the step, in closed form: resuming at any step gives the value it would have had.
+
+Source: cosine, arXiv 1608.03983, without restarts; linear warm-up, arXiv 1706.02677, section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sgenet.classification.config import TrainConfig
+from sgenet.errors import ConfigError
+
+__all__ = ["learning_rate_factor"]
+
+
+def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """What `config.lr` is multiplied by in a step.
+
+    The warm-up grows linearly so that its first step has 1/n of the full rate and the step after its n steps the
+    full one. The cosine runs over the steps that remain, and would reach `min_lr` in the step after the last one.
+
+    Args:
+        config: Settings; `plateau` is not a function of the step, and has factor 1 here.
+        step: Optimisation steps done before this one.
+        steps_per_epoch: Steps in an epoch.
+
+    Returns:
+        The factor.
+
+    Raises:
+        ConfigError: If the warm-up is as long as the training.
+
+    Example:
+        >>> config = TrainConfig(epochs=4, schedule="step", milestones=(2,), warmup_epochs=0)
+        >>> [learning_rate_factor(config, step, 1) for step in range(4)]
+        [1.0, 1.0, 0.1, 0.1]
+    """
+    total = config.epochs * steps_per_epoch
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if config.warmup_epochs >= config.epochs:
+        raise ConfigError(
+            f"warmup_epochs={config.warmup_epochs:g} must be below epochs={config.epochs}; "
+            "lower it, or train for more epochs"
+        )
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "cosine":
+        lowest = config.min_lr / config.lr
+        share = min(1.0, (step - warmup) / (total - warmup))
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * share))
+    if config.schedule == "step":
+        passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+        return float(config.gamma**passed)
+    return 1.0

@@ -1,0 +1,319 @@
+"""Train a classifier, and go on with a training that was stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
+
+from sgenet.classification.checkpointing import verify
+from sgenet.classification.config import TrainConfig
+from sgenet.classification.devices import resolve_precision
+from sgenet.classification.feed import ImageFeed
+from sgenet.classification.images import augmentation_of, open_config_data, preprocessing_of, steps_per_epoch
+from sgenet.classification.progress import ConsoleProgress, Progress, SilentProgress
+from sgenet.classification.recorder import Recorder
+from sgenet.classification.run_folder import EpochRow, RunFolder
+from sgenet.classification.schedules import learning_rate_factor
+from sgenet.classification.task import ClassificationTask, FolderCheckpointIO, check_network
+from sgenet.data import ClassificationData
+from sgenet.errors import ConfigError, RunError
+from sgenet.models import build, checkpoint_folder, create_model, read_metadata
+
+__all__ = ["TrainResult", "resume", "train"]
+
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        run: Its folder.
+        history: One row an epoch.
+    """
+
+    run: Path
+    history: list[EpochRow]
+
+    @property
+    def top1(self) -> float:
+        """Validation top-1 of the LAST epoch, percent: the figure to report."""
+        return self.history[-1].val_top1
+
+    @property
+    def best_top1(self) -> float:
+        """Validation top-1 of the best epoch, percent: chosen on the validation set, and so a little too good."""
+        return max(row.val_top1 for row in self.history)
+
+
+def train(
+    config: TrainConfig, *, data: ClassificationData | None = None, progress: Progress | None = None
+) -> TrainResult:
+    """Train a network from the start.
+
+    Args:
+        config: Settings.
+        data: Images, where they are in memory already; opened from `config.data` if not given.
+        progress: Where to show what happens; the console if not given.
+
+    Returns:
+        The folder of the run, and its rows.
+
+    Raises:
+        SgenetError: Before any work, if a setting, the data or the output folder cannot be used; RunError later, if
+            the numbers break.
+        KeyboardInterrupt: If the user stops it; the message says how to go on.
+
+    Example:
+        >>> import tempfile
+        >>> from sgenet.classification import make_config
+        >>> from sgenet.data import ArraySource
+        >>> images = torch.arange(8, dtype=torch.uint8).mul(32).view(8, 1, 1, 1).expand(8, 3, 8, 8)
+        >>> source = ArraySource(images, torch.arange(8) // 4, ["dark", "light"])
+        >>> data = ClassificationData(source, source, "greys")
+        >>> with tempfile.TemporaryDirectory() as output:
+        ...     config = make_config(
+        ...         "cifar", model="resnet8_cifar", epochs=2, batch_size=4, image_size=8, output=output
+        ...     )
+        ...     result = train(config, data=data, progress=SilentProgress())
+        >>> [row.epoch for row in result.history]
+        [1, 2]
+    """
+    learning_rate_factor(config, 0, 1)  # a warm-up as long as the training is found here
+    preprocessing_of(config), augmentation_of(config)  # and sizes that do not fit together here
+    if _is_first():
+        RunFolder.check(config.output)
+    config = _absolute(resolve_precision(config))
+    data = open_config_data(config) if data is None else data
+    network = _create_network(config, data)
+    return _fit(network, config, data, lambda: RunFolder.create(config, data.name), None, progress)
+
+
+def resume(
+    run: str | Path,
+    *,
+    epochs: int | None = None,
+    data: ClassificationData | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Go on with a training that was stopped, from its last checkpoint; on a CPU the result is the same, bit for bit.
+
+    Args:
+        run: The folder of the run.
+        epochs: Train until so many are done, where more (or fewer) are wanted than were asked for. A cosine then falls
+            over the new length from here on.
+        data: As in `train`.
+        progress: As in `train`.
+
+    Returns:
+        The folder of the run, and its rows, those from before included.
+
+    Raises:
+        SgenetError: Before any work, if the folder is no run, its checkpoint is damaged, the data have changed, or
+            nothing is left to do.
+        KeyboardInterrupt: If the user stops it; the message says how to go on.
+    """
+    folder = RunFolder.open(run)
+    config = folder.read_config()
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is not None:
+        verify(checkpoint)
+    data = open_config_data(config) if data is None else data
+    if checkpoint is None:  # stopped before there was one: begin anew, in the same folder
+        network = _create_network(config, data)
+    else:
+        header = read_metadata(checkpoint / "model.safetensors")
+        _check_unfinished(folder, config, header, data)
+        network = build(header["network"])
+
+    def claimed() -> RunFolder:
+        folder.write_config(config)
+        folder.add_session()
+        return folder
+
+    return _fit(network, config, data, claimed, checkpoint, progress)
+
+
+def _fit(
+    network: nn.Module,
+    config: TrainConfig,
+    data: ClassificationData,
+    open_run: Callable[[], RunFolder],
+    checkpoint: Path | None,
+    progress: Progress | None,
+) -> TrainResult:
+    if not _is_first():
+        progress = SilentProgress()
+    elif progress is None:
+        progress = ConsoleProgress()
+    for name in data.rejected[:10]:
+        progress.line(f"left out, no image: {name}")
+    if len(data.rejected) > 10:
+        progress.line(f"and {len(data.rejected) - 10} more files that are no images were left out")
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    task = ClassificationTask(network, config, len(data.classes), steps_per_epoch(len(data.train), config))
+    if config.compile:
+        network.compile()
+    recorder = Recorder(open_run, progress, f"{config.model} on {data.name}")
+
+    def metadata() -> dict[str, Any]:
+        return {
+            "classes": data.classes,
+            "preprocessing": asdict(preprocessing_of(config)),
+            "data": data.name,
+            "epoch": task.epoch,
+            "step": task.global_step,
+        }
+
+    with _quiet():
+        trainer = _trainer(config, recorder, FolderCheckpointIO(task, metadata))
+        _check_shares(config, trainer.world_size)
+        with _stoppable(recorder):
+            trainer.fit(task, datamodule=ImageFeed(data, config, progress), ckpt_path=checkpoint)
+    return TrainResult(recorder.run.path, task.history)
+
+
+def _trainer(config: TrainConfig, recorder: Recorder, checkpoints: FolderCheckpointIO) -> pl.Trainer:
+    plugins: list[Any] = [checkpoints]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # `--resume` goes on; Lightning's own way cannot
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=_devices(config.devices),
+            num_nodes=config.nodes,
+            precision=_PRECISIONS[config.precision],
+            max_epochs=config.epochs,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_norm,
+            callbacks=[recorder],
+            plugins=plugins,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"accelerator={config.accelerator!r} devices={config.devices!r} precision={config.precision!r} cannot be "
+            f"used on this machine: {reason:.300}"
+        ) from error
+
+
+@contextmanager
+def _stoppable(recorder: Recorder) -> Iterator[None]:
+    """Turn the ways in which Lightning ends a stopped training into one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:  # a SIGTERMException is one too
+        if not recorder.interrupted and not isinstance(error, SIGTERMException):
+            raise
+        raise KeyboardInterrupt(recorder.way_on) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"training stopped, '{error.filename or 'a file'}' cannot be written: {reason}") from error
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notes to itself; what matters here is said in our words."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in (r"pytorch_lightning\..*", r"lightning_fabric\..*", r"torch\.optim\.lr_scheduler"):
+                warnings.filterwarnings("ignore", module=module)
+            warnings.filterwarnings("ignore", category=PossibleUserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _create_network(config: TrainConfig, data: ClassificationData) -> nn.Module:
+    torch.manual_seed(config.seed)
+    network = create_model(
+        config.model,
+        num_classes=len(data.classes),
+        pretrained=config.pretrained,
+        attention=config.attention,
+        attention_options=config.attention_options,
+        **config.model_options,
+    )
+    check_network(network, config, len(data.classes))
+    return network
+
+
+def _last_checkpoint(folder: RunFolder) -> Path | None:
+    return checkpoint_folder(folder.path) if (folder.checkpoints / "index.json").exists() else None
+
+
+def _check_unfinished(folder: RunFolder, config: TrainConfig, header: dict[str, Any], data: ClassificationData) -> None:
+    if header["classes"] != data.classes:
+        raise RunError(
+            f"the classes in '{config.data}' are not those that '{folder.path}' was trained on; restore the data, "
+            "or start a new run"
+        )
+    done = int(header["epoch"])
+    if config.epochs <= done:
+        raise RunError(
+            f"'{folder.path}' has finished {done} of {config.epochs} epochs; give --epochs above {done} to go on"
+        )
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes and shows, of those that train together."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _check_shares(config: TrainConfig, world: int) -> None:
+    share, rest = divmod(config.batch_size, world * config.accumulate)
+    if rest:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared by {world} devices in accumulate={config.accumulate} "
+            f"passes; choose a multiple of {world * config.accumulate}"
+        )
+    if (config.mixup or config.cutmix) and share % 2:
+        raise ConfigError(f"mixup and cutmix pair images, but a device gets {share} of them; change batch_size")
+
+
+def _devices(text: str) -> int | str | list[int]:
+    if "," in text:
+        return [int(part) for part in text.split(",") if part]
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _absolute(config: TrainConfig) -> TrainConfig:
+    """Paths that mean the same from any working directory, so that a run can be resumed from any."""
+    data = config.data if config.data in ("", "shapes") else str(Path(config.data).expanduser().resolve())
+    labels = config.labels if config.labels is None else str(Path(config.labels).expanduser().resolve())
+    return replace(config, data=data, labels=labels)

@@ -1,0 +1,415 @@
+"""The command `sgenet`: parse, call one function, show the result.
+
+Torch and Lightning take seconds to import; a command imports them only when it is certain to need them, so that help
+and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
+
+import sgenet
+from sgenet.classification.config import TrainConfig, field_types, make_config, to_yaml
+from sgenet.classification.recipes import list_recipes, recipe_file, recipe_summary, suggest_recipe
+from sgenet.errors import ConfigError, SgenetError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from sgenet.classification.evaluation import EvalResult
+    from sgenet.classification.prediction import Prediction
+    from sgenet.classification.training import TrainResult
+
+__all__ = ["main"]
+
+_FAILED, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
+_TRAIN_EXTRA = ("matplotlib", "pytorch_lightning", "rich", "tensorboard", "timm")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after `sgenet`; those of this process if not given.
+
+    Returns:
+        Exit status: 0; 1 where nothing could be done; 2 for something the user can correct; 130 for an interruption.
+
+    Example:
+        >>> main(["models", "sge_resnet?0_cifar"])
+        sge_resnet20_cifar
+        0
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except KeyboardInterrupt as stop:
+        print(f"\nsgenet: {stop if stop.args else 'stopped'}", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, e.g. `head`, has left; Python would complain again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _TRAIN_EXTRA:
+            raise
+        return _fail(f"this needs {error.name}, which is not installed; `pip install sgenet[train]` brings it")
+    except SgenetError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else _USAGE_ERROR
+    if words[0] == "--version":
+        print(f"sgenet {sgenet.__version__}")
+        return 0
+    if words[0] not in _COMMANDS:
+        hint = did_you_mean(words[0], _COMMANDS) or f" There are {', '.join(_COMMANDS)}."
+        raise UnknownNameError(f"there is no command '{words[0]}'.{hint}")
+    try:
+        return _COMMANDS[words[0]][0](words[1:])
+    except SystemExit as leave:  # argparse has printed its help
+        return int(leave.code or 0)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{text}" for name, (_, text) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sgenet COMMAND ...",
+            "",
+            "Attention for convolutional networks: train, evaluate and compare.",
+            "",
+            *lines,
+            "",
+            "`sgenet COMMAND --help` tells more; `sgenet --version` the version.",
+        ]
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"sgenet: error: {' '.join(message.split())}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print usage and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def _parser(command: str, **options: Any) -> _Parser:  # noqa: ANN401  # argparse's own options
+    return _Parser(prog=f"sgenet {command}", allow_abbrev=False, **options)
+
+
+# ------------------------------------------------------------------------------------------------ train
+
+
+def _train(words: list[str]) -> int:
+    parser = _parser("train", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--recipe")
+    parser.add_argument("--resume")
+    own, rest = parser.parse_known_args(words)
+    if own.help:
+        print(_train_help(make_config(own.recipe)))
+        return 0
+    if own.resume is not None:
+        return _resume(own.resume, rest)
+    recipe = own.recipe or _suggested(rest)
+    config = _train_config(recipe, rest)
+    if own.print_config:
+        print(f"# recipe: {recipe}\n{to_yaml(config)}", end="")
+        return 0
+    if not config.data:
+        raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
+    from sgenet.classification.training import train
+
+    if own.recipe is None and recipe is not None:
+        print(f"recipe: {recipe} (chosen by the data; `--recipe NAME` takes another)")
+    _report(train(config))
+    return 0
+
+
+def _resume(run: str, words: list[str]) -> int:
+    parser = _parser("train --resume RUN", add_help=False)
+    parser.add_argument("--epochs", type=int)
+    own, rest = parser.parse_known_args(words)
+    if rest:
+        raise ConfigError(f"--resume goes on with the run's own settings; only --epochs can change, not {rest[0]}")
+    from sgenet.classification.training import resume
+
+    _report(resume(run, epochs=own.epochs))
+    return 0
+
+
+def _suggested(words: list[str]) -> str | None:
+    """The recipe for a command that names none; None where a file gives the settings."""
+    known = _glance(words)
+    if known.config is not None:
+        return None
+    return suggest_recipe(known.data, pretrained=known.pretrained) if known.data else "default"
+
+
+def _train_config(recipe: str | None, words: list[str]) -> TrainConfig:
+    """The recipe's settings with those of the command line over them."""
+    known = _glance(words)
+    if known.config is not None and not Path(known.config).is_file():
+        raise ConfigError(f"--config: there is no file '{known.config}'")
+    # The model comes first, because a recipe's model_options are for the recipe's own family of networks.
+    start = make_config(recipe) if known.model is None else make_config(recipe, model=known.model)
+    return TrainConfig(**_parsed(start, words))
+
+
+def _glance(words: list[str]) -> argparse.Namespace:
+    """The options that decide what the others start from."""
+    parser = _parser("train", add_help=False)
+    for option in ("--data", "--model", "--config"):
+        parser.add_argument(option)
+    parser.add_argument("--pretrained", action="store_true")
+    return parser.parse_known_args(words)[0]
+
+
+def _parsed(start: TrainConfig, words: list[str]) -> dict[str, Any]:
+    """Values of all settings: those of the words, and of `start` for the rest."""
+    from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(prog="sgenet train", exit_on_error=False, add_help=False)
+    parser.add_argument("--config", action="config")
+    for name, hint in field_types().items():
+        option, default = f"--{name.replace('_', '-')}", getattr(start, name)
+        if hint is bool:
+            parser.add_argument(option, action=ActionYesNo(no_prefix="no-"), default=default)
+        elif get_origin(hint) is tuple:
+            inner = get_args(hint)
+            count = "*" if Ellipsis in inner else len(inner)
+            parser.add_argument(option, type=inner[0], nargs=count, default=list(default))
+        else:
+            parser.add_argument(option, type=hint, default=default)
+    try:
+        values = vars(parser.parse_args(words))
+    except ArgumentError as error:
+        raise ConfigError(_plain(str(error))) from error
+    values.pop("config")
+    return {name: values[name] for name in field_types()}
+
+
+def _plain(message: str) -> str:
+    """The parser's message in the words of the settings."""
+    key = re.search(r'Parser key "(\w+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if key is not None and value is not None and key[1] in field_types():
+        return f"--{key[1].replace('_', '-')} must be {_type_words(key[1])}, not '{value[1].strip()}'"
+    unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message, re.IGNORECASE)
+    if unknown is not None:
+        hint = did_you_mean(unknown[1], [f"--{name.replace('_', '-')}" for name in field_types()])
+        return f"there is no option {unknown[1]}.{hint} `sgenet train --help` lists them"
+    return message
+
+
+def _type_words(name: str) -> str:
+    hint = field_types()[name]
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    inner = [a for a in get_args(hint) if a is not type(None)]
+    if hint in words:
+        return words[hint]
+    if get_origin(hint) is tuple:
+        return "a list of numbers"
+    if get_origin(hint) is dict:
+        return "a mapping like '{stem: small}'"
+    if all(isinstance(a, str) for a in inner):
+        return "one of " + ", ".join(inner)
+    return " or ".join(words[a] for a in inner)
+
+
+_SECTIONS = {
+    "model": "Network",
+    "data": "Images",
+    "image_size": "How images are seen",
+    "crop": "How training images are varied",
+    "epochs": "Optimisation",
+    "precision": "Machine and output",
+}
+
+
+def _train_help(config: TrainConfig) -> str:
+    """Written here rather than by the parser, which takes longer to import than this to run."""
+    lines = [
+        "usage: sgenet train --data PATH [--recipe NAME] [--SETTING VALUE ...]",
+        "       sgenet train --resume RUN [--epochs N]",
+        "",
+        "Train a network on images; the result is a run folder for `sgenet eval` and `sgenet predict`.",
+        "",
+        *_option("--recipe NAME|FILE", "settings to start from, see `sgenet recipes`; chosen by the data if not given"),
+        *_option("--config FILE", "settings from a YAML file, e.g. a run's config.yaml; options after it win"),
+        *_option("--print-config", "show the resulting settings and leave"),
+        *_option("--resume RUN", "go on with a run that was stopped, or with --epochs train it for longer"),
+    ]
+    for item in fields(TrainConfig):
+        if item.name in _SECTIONS:
+            lines += ["", f"{_SECTIONS[item.name]}:"]
+        name = item.name.replace("_", "-")
+        value = getattr(config, item.name)
+        if field_types()[item.name] is bool:
+            lines += _option(f"--{name}, --no-{name}", f"{item.metadata['help']} (now {'on' if value else 'off'})")
+        elif get_origin(field_types()[item.name]) is dict:
+            lines += _option(f"--{name}.NAME VALUE", f"{item.metadata['help']} (now {value})")
+        else:
+            lines += _option(f"--{name} {_placeholder(item.name)}", f"{item.metadata['help']} (now {_shown(value)})")
+    return "\n".join(lines)
+
+
+def _option(left: str, text: str) -> list[str]:
+    wrapped = textwrap.wrap(text, width=max(40, min(120, shutil.get_terminal_size().columns) - 34))
+    first = f"  {left:<31} {wrapped[0]}" if len(left) <= 31 else f"  {left}\n{'':34}{wrapped[0]}"
+    return [first, *(f"{'':34}{line}" for line in wrapped[1:])]
+
+
+def _placeholder(name: str) -> str:
+    hint = field_types()[name]
+    choices = [a for a in get_args(hint) if isinstance(a, str)]
+    if choices:
+        return "|".join(choices)
+    return "N" if int in (hint, *get_args(hint)) else "X" if float in (hint, *get_args(hint)) else "TEXT"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401  # any setting
+    if isinstance(value, tuple):
+        return " ".join(f"{v:.4g}" for v in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else "none" if value in (None, "") else str(value)
+
+
+def _report(result: TrainResult) -> None:
+    last = result.history[-1]
+    print(f"top-1 {result.top1:.3f}%  top-5 {last.val_top5:.3f}%  (last epoch, {last.epoch})")
+    best = max(result.history, key=lambda row: row.val_top1)
+    print(f"best  {best.val_top1:.3f}%  (epoch {best.epoch}, chosen on the validation images: not to be reported)")
+    print(f"run   {result.run}")
+
+
+# ------------------------------------------------------------------------------- eval, predict, the rest
+
+
+def _eval(words: list[str]) -> int:
+    parser = _parser("eval", description="Top-1 and top-5 of a run on its validation images.")
+    parser.add_argument("run", metavar="RUN", help="run folder of `sgenet train`")
+    parser.add_argument("--data", metavar="PATH", help="other images with the same classes")
+    parser.add_argument(
+        "--crops", type=int, choices=(1, 10), default=1, help="centre, or corners and centre flipped too"
+    )
+    parser.add_argument("--scales", type=int, nargs="+", metavar="N", help="short sides, pixels; all are averaged")
+    _add_checkpoint_and_json(parser)
+    own = parser.parse_args(words)
+    from sgenet.classification.evaluation import evaluate
+
+    result = evaluate(own.run, data=own.data, crops=own.crops, scales=own.scales, checkpoint=own.checkpoint)
+    _print_evaluation(result, as_json=own.json)
+    return 0
+
+
+def _print_evaluation(result: EvalResult, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(vars(result), indent=2))
+        return
+    print(f"top-1   {result.top1:.3f}%")
+    print(f"top-5   {result.top5:.3f}%")
+    print(f"loss    {result.loss:.4f}")
+    print(f"images  {result.images:,}")
+    for name in result.skipped:
+        print(f"left out, unreadable: {name}")
+
+
+def _predict(words: list[str]) -> int:
+    parser = _parser("predict", description="Name what images show.")
+    parser.add_argument("run", metavar="RUN", help="run folder of `sgenet train`")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to name (5)")
+    _add_checkpoint_and_json(parser)
+    own = parser.parse_args(words)
+    from sgenet.classification.prediction import predict
+
+    found = predict(own.run, own.images, top=own.top, checkpoint=own.checkpoint)
+    if own.json:
+        print(json.dumps([vars(prediction) for prediction in found], indent=2))
+    else:
+        print("\n\n".join(_prediction_text(prediction) for prediction in found if prediction.problem is None))
+    for prediction in found:
+        if prediction.problem is not None:
+            print(f"sgenet: left out, unreadable: {prediction.path}: {prediction.problem}", file=sys.stderr)
+    return 0 if any(prediction.problem is None for prediction in found) else _FAILED
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    lines = [f"  {100 * probability:6.2f}%  {name}" for name, probability in prediction.classes]
+    return "\n".join([prediction.path, *lines])
+
+
+def _add_checkpoint_and_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which weights (last)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _demo(words: list[str]) -> int:
+    parser = _parser("demo", description="Train a small ResNet plain, with SE and with SGE, and write a report.")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the report (runs/demo)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each network (3)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each training (10)")
+    own = parser.parse_args(words)
+    from sgenet.demo import run_demo
+
+    run_demo(own.output, seeds=own.seeds, epochs=own.epochs)
+    return 0
+
+
+def _models(words: list[str]) -> int:
+    parser = _parser("models", description="Names of networks.")
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help="e.g. 'sge_*' or 'timm:*resnet50*'")
+    own = parser.parse_args(words)
+    from sgenet.models import list_models
+
+    names = list_models(own.pattern)
+    if not names:
+        raise UnknownNameError(
+            f"no network matches '{own.pattern}'; `sgenet models` lists ours, 'timm:*' those of timm"
+        )
+    print("\n".join(names))
+    return 0
+
+
+def _recipes(words: list[str]) -> int:
+    parser = _parser("recipes", description="Names of recipes, or the file of one.")
+    parser.add_argument("recipe", metavar="NAME", nargs="?", help="show this one")
+    own = parser.parse_args(words)
+    if own.recipe is not None:
+        print(recipe_file(own.recipe).read_text(encoding="utf-8"), end="")
+        return 0
+    for name in list_recipes():
+        print(f"{name:<25}{recipe_summary(name)}")
+    return 0
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (_train, "train a network on images, or go on with a training that was stopped"),
+    "eval": (_eval, "top-1 and top-5 of a run"),
+    "predict": (_predict, "name what images show"),
+    "demo": (_demo, "train small networks with and without attention, and write a report"),
+    "models": (_models, "list networks"),
+    "recipes": (_recipes, "list recipes, or show one"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""What a network costs: counted, without running it, and timed beside another network.
+
+Three conventions are in use in this field and are kept apart here, each under its own name:
+
+- `Cost.macs`: multiply-adds of convolutions and matrix products, nothing else. "4.09 GFLOPs" for ResNet-50 is this
+  figure, and so are most tables of today.
+- `Cost.elementwise`: the operations that the first figure leaves out. Attention modules consist of them, so that a
+  table of MACs alone calls them free.
+- `Cost.paper_operations`: what the counter of the SGE paper reports, "4.122 GFLOPs" for ResNet-50. It looks at layers
+  of known classes only and mixes multiply-adds with single operations; use it to compare with that paper's table.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from sgenet.attention import SpatialGroupEnhance, SqueezeExcite
+from sgenet.errors import ConfigError
+
+__all__ = ["Cost", "Ratio", "count", "latency_ratio"]
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass costs, for an input of `input_size`, in eval mode.
+
+    Attributes:
+        input_size: Shape of the input; every figure but `parameters` is for this whole input, batch included.
+        parameters: Number of parameters, trainable or not; one that is shared counts once.
+        macs: Multiply-adds of convolutions and matrix products (convention: one multiply-add is 1; biases, norms,
+            activations, pooling and elementwise products are 0).
+        elementwise: Operations outside convolutions and matrix products (convention: one arithmetic operation or
+            function such as sigmoid on one element is 1; a reduction or pooling is 1 per input element; a batch norm
+            is 2 per element, as it scales and shifts; views and copies are 0).
+        bytes_moved: Bytes that the operations read and write, each operation by itself, views free, weights included:
+            an upper bound for memory traffic, as caches and fusion save some of it.
+        paper_operations: What the SGE paper's counter gives (convention: multiply-adds of convolutions with bias and
+            of linear layers without, plus 2 per element for affine batch norm, 1 per element for ReLU, 1 per input
+            element for pooling; functional calls are not seen, so that of SGE only its average pooling counts).
+    """
+
+    input_size: tuple[int, ...]
+    parameters: int
+    macs: int
+    elementwise: int
+    bytes_moved: int
+    paper_operations: int
+
+    @property
+    def gmacs(self) -> float:
+        """`macs` in units of 10^9 multiply-adds."""
+        return self.macs / 1e9
+
+    @property
+    def paper_gflops(self) -> float:
+        """`paper_operations` in units of 10^9: the "GFLOPs" column of the SGE paper's tables."""
+        return self.paper_operations / 1e9
+
+
+def count(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> Cost:
+    """Count parameters, operations and bytes of one forward pass.
+
+    The pass runs in eval mode on a twin of the network whose tensors have shapes and no contents, so that it takes
+    milliseconds and no memory; the network itself, its mode, device and buffers stay as they are.
+
+    Args:
+        model: A network that takes one floating-point tensor.
+        input_size: Shape of the input, batch first.
+
+    Returns:
+        The figures; `Cost` says which convention each of them follows.
+
+    Raises:
+        ConfigError: If the network cannot take an input of this size, or decides by the contents of a tensor what it
+            computes (a detector's choice of boxes, say); count such a network's backbone.
+
+    Source:
+        `paper_operations` follows the layer rules behind table 1 of arXiv 1905.09646 and reproduces its GFLOPs.
+
+    Example:
+        >>> cost = count(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 10, 10))
+        >>> cost.parameters, cost.macs, cost.elementwise, cost.paper_operations
+        (224, 13824, 512, 14848)
+    """
+    if not input_size or any(n < 1 for n in input_size):
+        raise ConfigError(f"input_size={tuple(input_size)} must be positive, batch first, e.g. (1, 3, 224, 224)")
+    parameters = sum(p.numel() for p in model.parameters())
+    twin = _without_contents(model).eval()
+    dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
+    by_layer = _PaperCounter(twin)
+    try:
+        with torch.no_grad(), _OperationCounter() as operations:
+            twin(torch.empty(tuple(input_size), dtype=dtype, device="meta"))
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"{type(model).__name__} cannot be counted with an input of {tuple(input_size)}: {reason}"
+        ) from error
+    return Cost(
+        input_size=tuple(input_size),
+        parameters=parameters,
+        macs=operations.macs,
+        elementwise=operations.elementwise,
+        bytes_moved=operations.bytes_moved,
+        paper_operations=by_layer.operations,
+    )
+
+
+def _without_contents(model: nn.Module) -> nn.Module:
+    """A copy of `model` on the meta device; the original's memory is neither copied nor touched."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper hides the operations
+    memo: dict[int, Any] = {}
+    for tensor in _tensors(model):
+        empty = tensor.detach().to("meta")
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
+    return copy.deepcopy(model, memo)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor):  # constants that a network keeps without registering them
+                yield value
+
+
+# Operations that move elements and compute nothing, and those that only ask for memory.
+_MOVES = {
+    _aten._to_copy,
+    _aten.cat,
+    _aten.clone,
+    _aten.constant_pad_nd,
+    _aten.copy_,
+    _aten.embedding,
+    _aten.flip,
+    _aten.gather,
+    _aten.index,
+    _aten.index_select,
+    _aten.repeat,
+    _aten.roll,
+    _aten.stack,
+}
+_FREE = {_aten._unsafe_view, _aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty}
+
+# Operations on each element where that is not one. Group and layer norm: mean 1, squared deviation 2, then
+# scaling and shifting twice, by the statistics and by the parameters, which one pass can join to 2.
+_PER_ELEMENT = {
+    _aten.native_batch_norm: 2,
+    _aten._native_batch_norm_legit_no_training: 2,
+    _aten.cudnn_batch_norm: 2,
+    _aten.native_group_norm: 5,
+    _aten.native_layer_norm: 5,
+    _aten._softmax: 3,
+    _aten.std: 3,
+    _aten.var: 3,
+    _aten.var_mean: 3,
+}
+
+
+class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what passes the dispatcher: below functional calls, above kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+        self.elementwise = 0
+        self.bytes_moved = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401  # torch's signature
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        del types
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if func.is_view or packet in _FREE:
+            return out
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        written = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.bytes_moved += sum(_distinct(t) * t.element_size() for t in read + written)
+        if packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        elif packet not in _MOVES and written:
+            self.elementwise += max(t.numel() for t in read + written) * _PER_ELEMENT.get(packet, 1)
+        return out
+
+
+def _distinct(tensor: Tensor) -> int:
+    """Elements in memory: an axis that a broadcast repeats has stride 0 and is there once."""
+    elements = 1
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        elements *= size if stride else 1
+    return elements
+
+
+class _PaperCounter:
+    """Counts by layer class, as the SGE paper's counter does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.operations = 0
+        for module in model.modules():
+            for kinds, rule in _PAPER_RULES:
+                if isinstance(module, kinds):
+                    module.register_forward_hook(self._hook(rule))
+                    break
+
+    def _hook(self, rule: Callable[[Any, Tensor, Tensor], int]) -> Callable[[nn.Module, Any, Any], None]:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.operations += rule(module, inputs[0], output)
+
+        return add
+
+
+def _paper_convolution(layer: nn.Conv2d, x: Tensor, y: Tensor) -> int:
+    per_position = layer.weight.numel() + (0 if layer.bias is None else layer.out_channels)
+    return per_position * (y.numel() // layer.out_channels)
+
+
+_PAPER_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor, Tensor], int]], ...] = (
+    ((nn.Conv2d,), _paper_convolution),
+    ((nn.Linear,), lambda layer, x, y: x.numel() * layer.out_features),
+    ((nn.BatchNorm2d,), lambda layer, x, y: x.numel() * (2 if layer.affine else 1)),
+    ((nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6), lambda layer, x, y: y.numel()),
+    ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d), lambda layer, x, y: x.numel()),
+    ((nn.Upsample,), lambda layer, x, y: y.numel()),
+    # Ours pool by `mean`; the paper's code has a pooling layer in these two, and a ReLU layer in SE.
+    ((SpatialGroupEnhance,), lambda layer, x, y: x.numel()),
+    ((SqueezeExcite,), lambda layer, x, y: x.numel() + x.shape[0] * layer.fc1.out_features),
+)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A time as a multiple of another network's, from pairs of measurements that follow each other.
+
+    Attributes:
+        median: Median of the rounds' ratios.
+        lower: Their lower quartile.
+        upper: Their upper quartile.
+        rounds: Number of rounds.
+        seconds: Median time of one pass in seconds; it depends on the machine and on what else it does.
+    """
+
+    median: float
+    lower: float
+    upper: float
+    rounds: int
+    seconds: float
+
+
+def latency_ratio(
+    models: Mapping[str, nn.Module],
+    make_input: Callable[[], Tensor],
+    *,
+    baseline: str,
+    rounds: int = 20,
+    warmup: int = 3,
+    mode: Literal["infer", "train"] = "infer",
+) -> dict[str, Ratio]:
+    """Time networks in turn (A, B, C, B, C, A, ...) and compare each with the baseline of the same round.
+
+    What disturbs a machine lasts longer than a round, so it disturbs numerator and denominator alike; the order
+    rotates, so that no network always follows the same one. The baseline runs against a copy of itself too: how far
+    that ratio strays from 1 is the noise, below which no difference between networks can be seen.
+
+    Args:
+        models: Networks by name, all on one device. Copies of them run; the networks are not changed.
+        make_input: Returns the input of a round, on the networks' device; its time is not counted.
+        baseline: The name all others are compared with.
+        rounds: Number of rounds, at least 2.
+        warmup: Rounds beforehand that do not count.
+        mode: "infer" times a forward pass in eval mode without gradients; "train" a forward and a backward pass
+            in train mode, without the optimizer's step.
+
+    Returns:
+        For each name of `models` its ratio to the baseline; under `baseline` itself, the copy's ratio to it: the noise.
+
+    Raises:
+        ConfigError: If `baseline` is none of the names, or `rounds` or `warmup` is too small.
+
+    Example:
+        >>> nets = {"plain": nn.Conv2d(3, 4, 1), "double": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))}
+        >>> ratios = latency_ratio(nets, lambda: torch.randn(1, 3, 8, 8), baseline="plain", rounds=2, warmup=0)
+        >>> sorted(ratios), ratios["double"].rounds
+        (['double', 'plain'], 2)
+    """
+    if baseline not in models:
+        raise ConfigError(f"baseline='{baseline}' is none of the networks: {', '.join(models)}")
+    if rounds < 2 or warmup < 0:
+        raise ConfigError(f"rounds={rounds}, warmup={warmup}: at least 2 rounds and no negative warm-up are needed")
+    # First the denominator, then every name of `models`, among them the baseline's second copy.
+    networks = [copy.deepcopy(models[baseline]), *(copy.deepcopy(model) for model in models.values())]
+    for network in networks:
+        network.train(mode == "train")
+    step = _train_step if mode == "train" else _infer
+    times: list[list[float]] = [[] for _ in networks]
+    for number in range(warmup + rounds):
+        x = make_input()
+        for offset in range(len(networks)):
+            which = (number + offset) % len(networks)
+            seconds = _timed(step, networks[which], x)
+            if number >= warmup:
+                times[which].append(seconds)
+    return {name: _ratio(own, times[0]) for name, own in zip(models, times[1:], strict=True)}
+
+
+def _ratio(own: list[float], baseline: list[float]) -> Ratio:
+    ratios = [a / b for a, b in zip(own, baseline, strict=True)]
+    lower, _, upper = quantiles(ratios, n=4, method="inclusive")
+    return Ratio(median(ratios), lower, upper, len(ratios), median(own))
+
+
+def _timed(step: Callable[[nn.Module, Tensor], None], network: nn.Module, x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    start = time.perf_counter()
+    step(network, x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start
+
+
+def _infer(network: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        network(x)
+
+
+def _train_step(network: nn.Module, x: Tensor) -> None:
+    network.zero_grad(set_to_none=True)
+    network(x).float().square().mean().backward()

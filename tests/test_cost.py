@@ -1,0 +1,202 @@
+"""What networks cost, against the SGE paper's table, counts by hand, and the network left as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import sgenet
+from sgenet.cost import count, latency_ratio
+from sgenet.errors import ConfigError
+
+
+# Parameters and GFLOPs as the authors' own counter printed them for the networks of their table 1.
+@pytest.mark.parametrize(
+    ("name", "parameters", "gflops"),
+    [
+        ("resnet50", 25_557_032, 4.1219),
+        ("se_resnet50", 28_088_024, 4.1300),
+        ("sge_resnet50", 25_559_080, 4.1274),
+        ("resnet101", 44_549_160, 7.8495),
+        ("se_resnet101", 49_326_872, 7.8632),
+        ("sge_resnet101", 44_553_384, 7.8584),
+    ],
+)
+def test_paper_table_is_reproduced(name, parameters, gflops):
+    with torch.device("meta"):
+        model = sgenet.create_model(name)
+    cost = count(model)
+    assert cost.parameters == parameters
+    assert cost.paper_gflops == pytest.approx(gflops, abs=5e-5)
+
+
+def test_macs_of_resnet50_are_those_of_its_convolutions_and_its_classifier():
+    with torch.device("meta"):
+        model = sgenet.create_model("resnet50")
+    expected = 2048 * 1000
+    sizes = {}
+
+    def note(layer, inputs, output):
+        sizes[layer] = output.shape[-2] * output.shape[-1] * layer.weight.numel()
+
+    twin = copy.deepcopy(model)
+    for layer in twin.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(note)
+    twin(torch.empty(1, 3, 224, 224, device="meta"))
+    expected += sum(sizes.values())
+    cost = count(model)
+    assert cost.macs == expected
+    assert cost.gmacs == pytest.approx(4.089, abs=5e-4)
+
+
+def test_convolution_by_hand():
+    cost = count(nn.Conv2d(4, 6, 3, groups=2, bias=False), (2, 4, 8, 8))
+    outputs = 2 * 6 * 6 * 6
+    assert cost.macs == outputs * (4 // 2) * 9
+    assert cost.elementwise == 0
+    assert cost.bytes_moved == 4 * (2 * 4 * 8 * 8 + 6 * 2 * 9 + outputs)
+    assert cost.paper_operations == cost.macs
+
+
+def test_elementwise_by_hand():
+    net = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1))
+    cost = count(net, (1, 5, 8, 8))
+    whole, pooled = 5 * 64, 5 * 16
+    assert cost.macs == 0
+    assert cost.elementwise == 2 * whole + whole + whole + pooled
+    assert cost.paper_operations == cost.elementwise
+
+
+def test_views_are_free_and_broadcasts_are_read_once():
+    class Scale(nn.Module):
+        def forward(self, x):
+            gate = x.flatten(2).transpose(1, 2)[:, :1]  # (1, 1, 6), all views
+            return x * gate.transpose(1, 2).unsqueeze(-1).expand_as(x)
+
+    cost = count(Scale(), (1, 6, 4, 4))
+    assert cost.elementwise == 6 * 16
+    assert cost.bytes_moved == 4 * (2 * 6 * 16 + 6)
+
+
+def test_bytes_follow_the_dtype():
+    net = nn.Conv2d(3, 3, 1)
+    assert count(net, (1, 3, 4, 4)).bytes_moved == 2 * count(net.half(), (1, 3, 4, 4)).bytes_moved
+
+
+def test_sge_is_not_free_though_its_macs_are_zero():
+    sge = sgenet.SpatialGroupEnhance(64, groups=8)
+    cost = count(sge, (1, 64, 7, 7))
+    x = 64 * 49
+    assert cost.macs == 0
+    # Mean, product, sum over channels and gating touch every element; the rest works on one value a group.
+    assert 4 * x <= cost.elementwise < 6 * x
+    assert cost.paper_operations == x
+
+
+def test_functional_calls_are_counted_but_not_by_the_papers_convention():
+    class Functional(nn.Module):
+        def forward(self, x):
+            return F.relu(x)
+
+    assert count(Functional(), (1, 2, 3, 3)).elementwise == 18
+    assert count(Functional(), (1, 2, 3, 3)).paper_operations == 0
+
+
+def test_counting_changes_nothing_of_the_network():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    model[0].eval()
+    calls = []
+    model[1].constant = torch.ones(3)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    pointers = [value.data_ptr() for value in model.state_dict().values()]
+    count(model, (2, 3, 8, 8))
+    assert [m.training for m in model.modules()] == modes
+    assert [value.data_ptr() for value in model.state_dict().values()] == pointers
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not m._forward_hooks for m in model)
+    assert model[1].constant.device.type == "cpu"
+
+
+def test_a_shared_parameter_counts_once_and_a_constant_tensor_comes_along():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4, bias=False)
+            self.b = nn.Linear(4, 4, bias=False)
+            self.b.weight = self.a.weight
+            self.shift = torch.ones(4)
+
+        def forward(self, x):
+            return self.b(self.a(x)) + self.shift
+
+    cost = count(Shifted(), (2, 4))
+    assert (cost.parameters, cost.macs, cost.elementwise) == (16, 2 * 2 * 16, 8)
+
+
+@pytest.mark.parametrize("size", [(), (1, 3, 0, 8), (1, 4, 8, 8), (1, 3, 2, 2)])
+def test_an_input_that_does_not_fit_is_one_clear_line(size):
+    with pytest.raises(ConfigError, match=r"Sequential cannot be counted|must be positive") as caught:
+        count(nn.Sequential(nn.Conv2d(3, 4, 3)), size)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_looks_at_values_is_refused():
+    class Looks(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ConfigError, match="Looks cannot be counted"):
+        count(Looks(), (1, 3))
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_latency_ratio_pairs_each_network_with_the_baseline(mode):
+    nets = {"plain": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "other": nn.Conv2d(3, 4, 3)}
+    before = {name: value.clone() for name, value in nets["plain"].state_dict().items()}
+    inputs = []
+
+    def make_input():
+        inputs.append(torch.randn(2, 3, 8, 8))
+        return inputs[-1]
+
+    ratios = latency_ratio(nets, make_input, baseline="plain", rounds=4, warmup=1, mode=mode)
+    assert list(ratios) == ["plain", "other"]
+    assert len(inputs) == 5
+    for ratio in ratios.values():
+        assert ratio.rounds == 4
+        assert 0 < ratio.lower <= ratio.median <= ratio.upper
+        assert ratio.seconds > 0
+    assert all(torch.equal(v, before[k]) for k, v in nets["plain"].state_dict().items())
+    assert all(p.grad is None for p in nets["plain"].parameters())
+    assert nets["plain"].training
+
+
+def test_latency_rounds_rotate_the_order():
+    order = []
+
+    class Noted(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            order.append(self.name)
+            return x
+
+    nets = {"a": Noted("a"), "b": Noted("b")}
+    latency_ratio(nets, lambda: torch.ones(1), baseline="a", rounds=3, warmup=0)
+    assert order == ["a", "a", "b", "a", "b", "a", "b", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"baseline": "nobody"}, "none of the networks"), ({"baseline": "a", "rounds": 1}, "at least 2 rounds")],
+)
+def test_latency_ratio_refuses_what_it_cannot_compare(options, message):
+    with pytest.raises(ConfigError, match=message):
+        latency_ratio({"a": nn.Identity()}, lambda: torch.ones(1), **options)
