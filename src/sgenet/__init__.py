@@ -60,10 +60,14 @@ _HOME = {
     "train": "classification",
 }
 
+_ROOMS = ("attention", "classification", "cost", "data", "demo", "models", "ops", "surgery")
+
 __all__ = ["__version__", *_HOME]  # the table above is the list
 
 
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return importlib.import_module(f"sgenet.{name}")
     if name not in _HOME:
         msg = f"module 'sgenet' has no attribute '{name}'"
         raise AttributeError(msg)
@@ -71,4 +75,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SgenetError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _run(words: list[str]) -> int:
@@ -136,9 +136,9 @@ def _train(words: list[str]) -> int:
         return 0
     if not config.data:
         raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
-    from sgenet.classification.training import train
+    from sgenet.classification.training import is_first_process, train
 
-    if own.recipe is None and recipe is not None:
+    if own.recipe is None and recipe is not None and is_first_process():
         print(f"recipe: {recipe} (chosen by the data; `--recipe NAME` takes another)")
     _report(train(config))
     return 0
@@ -293,6 +293,10 @@ def _shown(value: Any) -> str:  # noqa: ANN401  # any setting
 
 
 def _report(result: TrainResult) -> None:
+    from sgenet.classification.training import is_first_process
+
+    if not is_first_process():
+        return
     last = result.history[-1]
     print(f"top-1 {result.top1:.3f}%  top-5 {last.val_top5:.3f}%  (last epoch, {last.epoch})")
     best = max(result.history, key=lambda row: row.val_top1)

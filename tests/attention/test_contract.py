@@ -166,6 +166,7 @@ def test_gradients_agree_with_finite_differences(case, spatial):
 
 
 def test_every_parameter_learns_from_the_start_even_as_identity(case):
+    torch.manual_seed(0)  # SE's two hidden units may both be dead for another seed
     module = create(case)
     module.start_as_identity()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)

@@ -1,5 +1,6 @@
 """The demonstration from end to end on very little data: resumable, one progress for all runs, one report."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -10,7 +11,7 @@ import sgenet
 from sgenet.classification.config import read_config
 from sgenet.cli import main
 from sgenet.demo import run_demo
-from sgenet.demo.plan import Plan, train_command
+from sgenet.demo.plan import Plan, alone_in, train_command
 from sgenet.errors import ConfigError, RunError
 
 TINY = {"seeds": 1, "epochs": 1, "train_size": 64, "val_size": 32, "image_size": 32, "timing_rounds": 2}
@@ -126,11 +127,30 @@ def test_a_lost_run_is_trained_again_to_the_same_figure(finished):
     assert [network.top1 for network in again.networks] == [network.top1 for network in result.networks]
 
 
+def test_a_damaged_table_of_a_run_is_one_clear_line(finished):
+    result, _ = finished
+    table = result.networks[0].runs[0].run / "metrics.csv"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-30].replace(b"epoch", b"\0och"))
+    try:
+        with pytest.raises(RunError, match=r"metrics\.csv' cannot be read; delete"):
+            run_demo(result.output, progress=Noted(), **TINY)
+    finally:
+        table.write_bytes(whole)
+
+
 def test_other_settings_in_the_same_folder_are_refused(finished):
     result, _ = finished
     with pytest.raises(RunError, match="epochs=1, train_size=64"):
         run_demo(result.output, **{**TINY, "epochs": 2, "train_size": 65})
     assert result.report.is_file()
+
+
+def test_two_demonstrations_do_not_share_a_folder(finished):
+    result, _ = finished
+    with alone_in(result.output), pytest.raises(RunError, match="another demonstration is at work"):
+        run_demo(result.output, progress=Noted(), **TINY)
+    assert run_demo(result.output, progress=Noted(), **TINY).trained == 0
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -164,7 +184,7 @@ def test_numbers_below_1_are_refused_before_anything_is_written(tmp_path, name):
 def test_commands_name_all_that_is_not_usual(tmp_path):
     plan = Plan(seeds=2, epochs=3, val_size=50)
     assert shlex.split(plan.command(tmp_path)) == [
-        *["sgenet", "demo", "--output", str(tmp_path)],
+        *["sgenet", "demo", "--output", f"{tmp_path}-again"],
         *["--seeds", "2", "--epochs", "3", "--val-size", "50"],
     ]
     config = plan.configs(tmp_path)["se_resnet8_cifar", 1]
@@ -176,7 +196,6 @@ def test_commands_name_all_that_is_not_usual(tmp_path):
         "--data-options": '{"val_size": 50}',
         "--epochs": "3",
         "--seed": "1",
-        "--output": str(tmp_path / "runs" / "se_resnet8_cifar-seed1"),
     }
 
 
@@ -185,4 +204,4 @@ def test_the_command_of_a_run_means_the_same_settings(tmp_path, capsys):
     assert main([*shlex.split(train_command(config))[1:], "--print-config"]) == 0
     printed = tmp_path / "printed.yaml"
     printed.write_text(capsys.readouterr().out)
-    assert read_config(printed) == config
+    assert read_config(printed) == dataclasses.replace(config, output=None)

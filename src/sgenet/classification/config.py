@@ -111,7 +111,7 @@ class TrainConfig:
         "cosine", "learning rate after the warm-up: lower at milestones; half a cosine to min_lr; lower when the "
         "validation loss stalls; or as it is"
     )  # fmt: skip
-    warmup_epochs: float = _setting(1.0, "epochs of linear growth from 0 to lr; not with plateau")
+    warmup_epochs: float = _setting(1.0, "epochs of linear growth from 0 to lr, at most half of all; not with plateau")
     milestones: tuple[int, ...] = _setting((), "step: epochs after which the learning rate is multiplied by gamma")
     gamma: float = _setting(0.1, "step and plateau: what the learning rate is multiplied by")
     patience: int = _setting(10, "plateau: epochs without a lower validation loss before the learning rate falls")
@@ -327,6 +327,8 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:  # noqa: ANN401  # any set
         return dict(value)
     if hint is float:
         return _coerce_float(name, value)
+    if hint is str and type(value) is int:
+        return str(value)  # `devices: 2` in a YAML file
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{name}={value!r} must be {_WORDS[hint]}")
     return value

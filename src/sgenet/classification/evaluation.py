@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from sgenet.classification.devices import autocast, choose_device
 from sgenet.classification.images import count_workers, open_config_data, prepare_images, preprocessing_of
 from sgenet.classification.run_folder import RunFolder
 from sgenet.classification.scores import Score
-from sgenet.data import BatchLoader, ClassificationData, ImageSource, eval_loader, open_data
+from sgenet.data import BatchLoader, ClassificationData, ImageSource, eval_loader
 from sgenet.errors import DataError
 from sgenet.models import checkpoint_folder, load, read_metadata
 
@@ -69,6 +69,18 @@ def evaluate(
     Raises:
         SgenetError: If the run, its checkpoint or the data cannot be used.
 
+    Example:
+        >>> import tempfile
+        >>> from sgenet.classification import SilentProgress, make_config, train
+        >>> from sgenet.data import ArraySource
+        >>> source = ArraySource(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) // 4, ["a", "b"])
+        >>> data = ClassificationData(source, source, "black")
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     config = make_config("cifar", model="resnet8_cifar", epochs=1, batch_size=8, image_size=8, output=run)
+        ...     top1 = train(config, data=data, progress=SilentProgress()).top1
+        ...     evaluate(run, data=data).top1 == top1
+        True
+
     Source:
         Several crops and scales: arXiv 1709.01507, section 5.1, after arXiv 1512.03385, section 3.4.
     """
@@ -96,7 +108,8 @@ def _validation_images(config: TrainConfig, data: str | ClassificationData | Non
 def _open(config: TrainConfig, data: str | None) -> ClassificationData:
     if data is None:
         return open_config_data(config)
-    return open_data(data, val_split=config.val_split, seed=config.seed)
+    drawn = {name: value for name, value in config.data_options.items() if name == "seed"}
+    return open_config_data(replace(config, data=data, labels=None, data_options=drawn))
 
 
 def _few(names: list[str]) -> str:

@@ -25,7 +25,8 @@ def open_config_data(config: TrainConfig) -> ClassificationData:
     """The images that the settings name.
 
     Args:
-        config: Settings.
+        config: Settings. `data_options` may hold a `seed`, which decides what `val_split` sets aside and what `shapes`
+            draws; it is 0 if not given, whatever the training's own seed.
 
     Returns:
         Training and validation images.
@@ -37,9 +38,13 @@ def open_config_data(config: TrainConfig) -> ClassificationData:
     if not config.data:
         raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
     options = dict(config.data_options)
+    # Not the training's seed: runs that are compared over seeds must see the same images.
+    seed = options.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError(f"data_options: seed={seed!r} must be a whole number")
     if config.data == "shapes":
         options.setdefault("image_size", config.image_size)
-    return open_data(config.data, val_split=config.val_split, labels=config.labels, seed=config.seed, options=options)
+    return open_data(config.data, val_split=config.val_split, labels=config.labels, seed=seed, options=options)
 
 
 def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:

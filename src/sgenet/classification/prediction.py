@@ -60,6 +60,19 @@ def predict(
     Raises:
         CheckpointError: If the run cannot be used.
         ConfigError: If `top` is below 1.
+
+    Example:
+        >>> import tempfile
+        >>> import sgenet
+        >>> from PIL import Image
+        >>> knows = {"classes": ["cat", "dog"], "preprocessing": {"image_size": 32, "resize": None}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 32)).save(f"{folder}/black.png")
+        ...     network = sgenet.create_model("resnet8_cifar", num_classes=2)
+        ...     file = sgenet.save(network, f"{folder}/net.safetensors", metadata=knows)
+        ...     (prediction,) = predict(file, [f"{folder}/black.png"])
+        >>> sorted(name for name, probability in prediction.classes)
+        ['cat', 'dog']
     """
     if top < 1:
         raise ConfigError(f"top={top} must be 1 or more")

@@ -78,6 +78,7 @@ class ConsoleProgress:
             TextColumn("{task.fields[metrics]}", style="dim"),
             console=self._console,
             speed_estimate_period=120,
+            transient=True,
         )
         self._task = self._bar.add_task(description, total=total_steps, completed=completed, metrics="")
         self._bar.start()
@@ -89,7 +90,7 @@ class ConsoleProgress:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, highlight=False)
 
     def stop(self) -> None:
         """Remove the bar."""

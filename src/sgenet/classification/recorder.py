@@ -42,6 +42,7 @@ class Recorder(pl.Callback):
         self._skipped: dict[str, None] = {}
         self._told = 0
         self._metrics: dict[str, float] = {}
+        self._step = 0
         self._writer: Any = None
         self._clock = _Clock()
 
@@ -65,6 +66,7 @@ class Recorder(pl.Callback):
         task = _task(pl_module)
         path = str(self._open_run().path) if trainer.is_global_zero else ""
         self._run = RunFolder(trainer.strategy.broadcast(path))
+        self._step = task.global_step
         self._best = max((row.val_top1 for row in task.history), default=-math.inf)
         if task.history:
             self._metrics["top1"] = task.history[-1].val_top1
@@ -93,9 +95,10 @@ class Recorder(pl.Callback):
         task = _task(pl_module)
         self._skipped.update(dict.fromkeys(batch.skipped))
         self._clock.images += len(batch.labels) * trainer.world_size
-        if (batch_idx + 1) % task.config.accumulate:
-            return
         step = task.global_step
+        if step == self._step:
+            return  # a step of several passes is not done yet
+        self._step = step
         if task.device.type == "cpu" or step % _LOOK_EVERY == 0:
             self._look(task)
         self._progress.advance(self._metrics)
@@ -139,11 +142,15 @@ class Recorder(pl.Callback):
         self._tell(row, task.config.epochs)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remember why training ended."""
+        """Remember why training ended; Lightning calls no `teardown` then."""
         self.interrupted = isinstance(exception, KeyboardInterrupt)
+        self._close()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close what is open."""
+        self._close()
+
+    def _close(self) -> None:
         self._progress.stop()
         if self._writer is not None:
             self._writer.close()

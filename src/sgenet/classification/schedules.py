@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 from sgenet.classification.config import TrainConfig
-from sgenet.errors import ConfigError
 
 __all__ = ["learning_rate_factor"]
 
@@ -16,8 +15,9 @@ __all__ = ["learning_rate_factor"]
 def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """What `config.lr` is multiplied by in a step.
 
-    The warm-up grows linearly so that its first step has 1/n of the full rate and the step after its n steps the
-    full one. The cosine runs over the steps that remain, and would reach `min_lr` in the step after the last one.
+    The warm-up of n steps grows linearly: its first step has 1 / (n + 1) of the full rate, and the step after it the
+    full one. It takes no more than half of the training, so that a recipe can be tried for an epoch. The cosine runs
+    over the steps that remain, and would reach `min_lr` in the step after the last one.
 
     Args:
         config: Settings; `plateau` is not a function of the step, and has factor 1 here.
@@ -27,21 +27,13 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
     Returns:
         The factor.
 
-    Raises:
-        ConfigError: If the warm-up is as long as the training.
-
     Example:
         >>> config = TrainConfig(epochs=4, schedule="step", milestones=(2,), warmup_epochs=0)
         >>> [learning_rate_factor(config, step, 1) for step in range(4)]
         [1.0, 1.0, 0.1, 0.1]
     """
     total = config.epochs * steps_per_epoch
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    if config.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f"warmup_epochs={config.warmup_epochs:g} must be below epochs={config.epochs}; "
-            "lower it, or train for more epochs"
-        )
+    warmup = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if config.schedule == "cosine":

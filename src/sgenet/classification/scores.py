@@ -39,8 +39,9 @@ class Score:
         logits = logits.detach().float()
         loss = F.cross_entropy(logits, labels) if loss is None else loss.detach().float()
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        found = torch.stack([loss * count, hits[:, 0].sum(), hits.sum(), torch.tensor(count, device=loss.device)])
-        # Moved rather than created where the batch is: one device holds the sums for good.
+        found = torch.stack([loss * count, hits[:, 0].sum(), hits.sum(), loss.new_full((), count)])
+        if found.device.type == "mps":
+            found = found.cpu()  # Apple's GPUs have no float64
         self.sums = self.sums.to(found.device) + found.to(self.sums.dtype)
 
     @property
@@ -51,18 +52,18 @@ class Score:
     @property
     def loss(self) -> float:
         """Mean loss; nan without images."""
-        return float(self._mean(0))
+        return self._mean(0)
 
     @property
     def top1(self) -> float:
         """Share of images whose highest logit is the label's, percent."""
-        return 100 * self._mean(1)
+        return self._mean(1, 100)
 
     @property
     def top5(self) -> float:
         """Share of images whose label is among the five highest logits, percent."""
-        return 100 * self._mean(2)
+        return self._mean(2, 100)
 
-    def _mean(self, index: int) -> float:
+    def _mean(self, index: int, unit: int = 1) -> float:
         total, images = self.sums[index].item(), self.sums[3].item()
-        return float(total / images) if images else float("nan")
+        return float(unit * total / images) if images else float("nan")

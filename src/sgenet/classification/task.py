@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -178,13 +179,15 @@ class ClassificationTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put our own state in, and take Lightning's count of batches out, which cannot be resumed within an epoch."""
+        # Each process takes an equal part of the sums over again; for a single one that is all of them, unchanged.
+        train = self._over_processes(self.train_score).sums / self.trainer.world_size
         checkpoint.pop("loops")
         checkpoint.pop("callbacks", None)
         checkpoint[_STATE] = {
             "step": self.global_step,
             "steps_per_epoch": self.steps_per_epoch,
             "history": [dataclasses.asdict(row) for row in self.history],
-            "train_score": self.train_score.sums,
+            "train_score": train,
             "plateau": None if self._plateau is None else self._plateau.state_dict(),
         }
 
@@ -292,17 +295,16 @@ def check_network(network: nn.Module, config: TrainConfig, classes: int) -> None
         ConfigError: If it does not.
     """
     size = config.image_size
-    training = network.training
+    # A copy, because batch statistics are counted; in training mode, because some networks have more parts there.
+    probe = copy.deepcopy(network).train()
     try:
         with torch.inference_mode():
-            logits = network.eval()(torch.zeros(2, 3, size, size))
+            logits = probe(torch.zeros(2, 3, size, size))
     except Exception as error:  # a stranger's network fails in its own ways
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"'{config.model}' cannot take images of image_size={size}: {reason:.200}; choose another size or model"
         ) from error
-    finally:
-        network.train(training)
     if not isinstance(logits, Tensor) or logits.shape != (2, classes):
         raise ConfigError(f"'{config.model}' does not return one logit for each of {classes} classes; choose another")
 

@@ -28,13 +28,12 @@ from sgenet.classification.images import augmentation_of, open_config_data, prep
 from sgenet.classification.progress import ConsoleProgress, Progress, SilentProgress
 from sgenet.classification.recorder import Recorder
 from sgenet.classification.run_folder import EpochRow, RunFolder
-from sgenet.classification.schedules import learning_rate_factor
 from sgenet.classification.task import ClassificationTask, FolderCheckpointIO, check_network
 from sgenet.data import ClassificationData
 from sgenet.errors import ConfigError, RunError
 from sgenet.models import build, checkpoint_folder, create_model, read_metadata
 
-__all__ = ["TrainResult", "resume", "train"]
+__all__ = ["TrainResult", "is_first_process", "resume", "train"]
 
 _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -95,9 +94,8 @@ def train(
         >>> [row.epoch for row in result.history]
         [1, 2]
     """
-    learning_rate_factor(config, 0, 1)  # a warm-up as long as the training is found here
-    preprocessing_of(config), augmentation_of(config)  # and sizes that do not fit together here
-    if _is_first():
+    preprocessing_of(config), augmentation_of(config)  # sizes that do not fit together are found here
+    if is_first_process():
         RunFolder.check(config.output)
     config = _absolute(resolve_precision(config))
     data = open_config_data(config) if data is None else data
@@ -160,7 +158,7 @@ def _fit(
     checkpoint: Path | None,
     progress: Progress | None,
 ) -> TrainResult:
-    if not _is_first():
+    if not is_first_process():
         progress = SilentProgress()
     elif progress is None:
         progress = ConsoleProgress()
@@ -215,7 +213,7 @@ def _trainer(config: TrainConfig, recorder: Recorder, checkpoints: FolderCheckpo
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=1,
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"accelerator={config.accelerator!r} devices={config.devices!r} precision={config.precision!r} cannot be "
@@ -233,9 +231,11 @@ def _stoppable(recorder: Recorder) -> Iterator[None]:
         if not recorder.interrupted and not isinstance(error, SIGTERMException):
             raise
         raise KeyboardInterrupt(recorder.way_on) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError("the device's memory is too small; lower batch_size, or raise accumulate") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"training stopped, '{error.filename or 'a file'}' cannot be written: {reason}") from error
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise RunError(f"training ended by the system: {reason}; {recorder.way_on}") from error
     finally:
         if signal.getsignal(signal.SIGINT) is not handler:
             signal.signal(signal.SIGINT, handler)
@@ -290,8 +290,13 @@ def _check_unfinished(folder: RunFolder, config: TrainConfig, header: dict[str, 
         )
 
 
-def _is_first() -> bool:
-    """Whether this is the process that writes and shows, of those that train together."""
+def is_first_process() -> bool:
+    """Whether this is the process that writes and shows, of those that train together.
+
+    Example:
+        >>> is_first_process()
+        True
+    """
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 

@@ -161,7 +161,7 @@ def verdict(network: NetworkResult, baseline: NetworkResult) -> str:
     low, high = difference.interval
     seen += f" (95% interval of the difference: {signed(low)} to {signed(high)} points)"
     if not difference.clears_zero:
-        return f"{seen}. The interval holds zero: the runs are also what two equal networks could give."
+        return f"{seen}. The interval holds zero: two equal networks could have given these runs too."
     direction = "for" if difference.points > 0 else "against"
     return (
         f"{seen}. That is a hint {direction} {network.title} on this data, with these settings; "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,18 @@ from sgenet.classification.config import TrainConfig, make_config
 from sgenet.classification.run_folder import write_whole
 from sgenet.errors import ConfigError, RunError
 
-__all__ = ["NETWORKS", "PLAIN", "SGE", "Plan", "claim", "read_record", "run_of", "train_command", "write_record"]
+__all__ = [
+    "NETWORKS",
+    "PLAIN",
+    "SGE",
+    "Plan",
+    "alone_in",
+    "claim",
+    "read_record",
+    "run_of",
+    "train_command",
+    "write_record",
+]
 
 NETWORKS = {"resnet8_cifar": "plain", "se_resnet8_cifar": "SE", "sge_resnet8_cifar": "SGE"}
 PLAIN, *_, SGE = NETWORKS
@@ -78,14 +91,14 @@ class Plan:
         return {name: value for name, (value, usual) in values.items() if value != usual}
 
     def command(self, output: Path) -> str:
-        """The command line that repeats the demonstration.
+        """The command line that repeats the demonstration, in a folder beside it.
 
         Example:
             >>> Plan(seeds=5).command(Path("runs/demo"))
-            'sgenet demo --output runs/demo --seeds 5'
+            'sgenet demo --output runs/demo-again --seeds 5'
         """
         options = [word for n, v in self._unusual().items() for word in ("--" + n.replace("_", "-"), str(v))]
-        return shlex.join(["sgenet", "demo", "--output", str(output), *options])
+        return shlex.join(["sgenet", "demo", "--output", f"{output}-again", *options])
 
 
 def run_of(config: TrainConfig) -> Path:
@@ -94,17 +107,17 @@ def run_of(config: TrainConfig) -> Path:
 
 
 def train_command(config: TrainConfig) -> str:
-    """The command line that trains one run: its recipe, and what differs from it.
+    """The command line that trains one run again, in a folder of its own: the recipe, and what differs from it.
 
     Example:
-        >>> train_command(Plan().configs(Path("demo"))["sge_resnet8_cifar", 0])
-        'sgenet train --recipe shapes --model sge_resnet8_cifar --output demo/runs/sge_resnet8_cifar-seed0'
+        >>> train_command(Plan(epochs=3).configs(Path("demo"))["sge_resnet8_cifar", 0])
+        'sgenet train --recipe shapes --model sge_resnet8_cifar --seed 0 --epochs 3'
     """
     usual = make_config(_RECIPE)
-    words = ["sgenet", "train", "--recipe", _RECIPE]
+    words = ["sgenet", "train", "--recipe", _RECIPE, "--model", config.model, "--seed", str(config.seed)]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value != getattr(usual, field.name):
+        if value != getattr(usual, field.name) and field.name not in ("model", "seed", "output"):
             words += ["--" + field.name.replace("_", "-"), value if isinstance(value, str) else json.dumps(value)]
     return shlex.join(words)
 
@@ -125,6 +138,34 @@ def claim(output: Path, plan: Plan) -> None:
     others = [f"{name}={value}" for name, value in record["plan"].items() if value != wanted[name]]
     if others:
         raise RunError(f"'{output}' holds a demonstration with {', '.join(others)}; give the same, or another --output")
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Keep a second demonstration out of the folder for as long as this one works in it, where the system can.
+
+    Args:
+        output: An existing folder.
+
+    Raises:
+        RunError: If another process is at work in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another demonstration is at work in '{output}'; wait for it, or give another --output"
+            ) from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def read_record(output: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sgenet.demo.answer import number_word
-from sgenet.demo.plan import NETWORKS, SGE, Plan, claim, run_of, train_command
+from sgenet.demo.plan import NETWORKS, SGE, Plan, alone_in, claim, run_of, train_command
 from sgenet.demo.result import DemoResult, NetworkResult, SeedRun
 from sgenet.demo.training import Histories, train_missing
 
@@ -66,6 +66,17 @@ def run_demo(
     configs = plan.configs(output)
     claim(output, plan)
 
+    with alone_in(output):
+        return _run(plan, output, configs, timing_rounds, progress)
+
+
+def _run(
+    plan: Plan,
+    output: Path,
+    configs: Mapping[tuple[str, int], TrainConfig],
+    timing_rounds: int,
+    progress: Progress | None,
+) -> DemoResult:
     from sgenet.classification.progress import ConsoleProgress
     from sgenet.demo.table import summary
     from sgenet.demo.timing import timed

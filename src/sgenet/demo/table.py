@@ -90,7 +90,8 @@ def _millions(number: int) -> Cell:
 
 
 def _span(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
+    """An interval of a share, which cannot leave 0 to 100% though Student's t does not know that."""
+    return "" if interval is None else f"{max(interval[0], 0):.1f} to {min(interval[1], 100):.1f}"
 
 
 def _gap(net: NetworkResult, plain: NetworkResult) -> Cell:

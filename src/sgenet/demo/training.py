@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sgenet.classification.run_folder import EpochRow
 from sgenet.demo.plan import NETWORKS, run_of
+from sgenet.errors import RunError
 
 if TYPE_CHECKING:
     from sgenet.classification.config import TrainConfig
@@ -77,20 +78,18 @@ def _can_go_on(run: Path, config: TrainConfig) -> bool:
 
 
 class _Drawn:
-    """The images of one seed, drawn once for the networks that are trained on them one after the other."""
+    """The images, drawn once for all runs."""
 
     def __init__(self) -> None:
-        self._seed: int | None = None
         self._data: ClassificationData | None = None
 
     def images(self, config: TrainConfig) -> ClassificationData:
         """The data that the settings name, in memory."""
         from sgenet.classification.images import open_config_data
 
-        if self._data is None or self._seed != config.seed:
+        if self._data is None:
             data = open_config_data(config)
             self._data = dataclasses.replace(data, train=_in_memory(data.train), val=_in_memory(data.val))
-            self._seed = config.seed
         return self._data
 
 
@@ -108,8 +107,11 @@ def _history(config: TrainConfig) -> tuple[EpochRow, ...]:
     file = run_of(config) / "metrics.csv"
     if not file.is_file():
         return ()
-    with file.open(encoding="utf-8", newline="") as lines:
-        return tuple(_row(line) for line in csv.DictReader(lines))
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return tuple(_row(line) for line in csv.DictReader(lines))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"'{file}' cannot be read; delete '{file.parent}' to train that network again") from error
 
 
 def _row(line: Mapping[str, str]) -> EpochRow:

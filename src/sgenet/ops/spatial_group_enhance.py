@@ -10,6 +10,8 @@ For every sample and every group of d = C / G neighbouring channels, with x_i th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -53,9 +55,11 @@ def spatial_group_enhance(
                  [2.0000, 2.5000],
                  [3.0000, 3.5000]]])
     """
-    gate = spatial_group_gate(x, weight, bias, groups, eps, scale)
-    grouped = _split(_promote(x), groups)
-    return (grouped * gate.unsqueeze(2)).to(x.dtype).flatten(1, 2)
+    _check(x, weight, bias, groups)
+    view = _GroupedView.of(x, groups)
+    gate = _gate(view, weight, bias, eps, scale)
+    enhanced = (view.values * gate).to(x.dtype)
+    return enhanced.flatten(view.groups, view.groups + 1).movedim(view.groups, 1)
 
 
 def spatial_group_gate(
@@ -82,19 +86,55 @@ def spatial_group_gate(
         tensor([0.7311])
     """
     _check(x, weight, bias, groups)
-    grouped = _split(_promote(x), groups)  # (B, G, d, *spatial)
-    positions = list(range(3, grouped.dim()))
-    semantic = grouped.mean(positions, keepdim=True)  # (B, G, d, 1...)
-    similarity = (grouped * semantic).sum(2)  # (B, G, *spatial)
+    view = _GroupedView.of(x, groups)
+    return _gate(view, weight, bias, eps, scale).squeeze(view.groups + 1).movedim(view.groups, 1)
+
+
+class _GroupedView(NamedTuple):
+    """The input with its channels split: (B, G, d, *spatial), or (B, *spatial, G, d) where channels are innermost.
+
+    Kernels read memory in the order of the axes they are given, and a reduction returns its result in that order too:
+    with the axes in another order than the memory, each following step would mix two layouts, at half the speed.
+    """
+
+    values: Tensor
+    groups: int  # the axis of the groups; their channels are the axis behind it
+
+    @classmethod
+    def of(cls, x: Tensor, groups: int) -> _GroupedView:
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        axis = x.dim() - 1 if _channels_innermost(x) else 1
+        values: Tensor = x.movedim(1, axis).unflatten(axis, (groups, -1))  # type: ignore[no-untyped-call]
+        return cls(values, axis)
+
+    @property
+    def positions(self) -> list[int]:
+        """The spatial axes."""
+        return [axis for axis in range(1, self.values.dim()) if axis not in (self.groups, self.groups + 1)]
+
+    def per_group(self, parameter: Tensor) -> Tensor:
+        """One value a group, shaped to broadcast against `values`."""
+        shape = [1] * self.values.dim()
+        shape[self.groups] = -1
+        return parameter.to(self.values.dtype).reshape(shape)
+
+
+def _channels_innermost(x: Tensor) -> bool:
+    # A compiler arranges memory by itself, and a question about strides would tie an exported program to one size.
+    return not torch.compiler.is_compiling() and x.stride(1) == 1 and x.stride(-1) == x.shape[1]
+
+
+def _gate(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: float) -> Tensor:
+    """The gate, shaped to broadcast against the view's values."""
+    values, positions, channels = view.values, view.positions, view.groups + 1
+    semantic = values.mean(positions, keepdim=True)
+    similarity = (values * semantic).sum(channels, keepdim=True)
     # The mean over positions of g . x_i is g . g; the second subtraction takes away what rounding left of it, which
     # would otherwise be blown up to ±1 by the division where a map is constant.
-    similarity = similarity - semantic.square().sum(2)
-    over_positions = list(range(2, similarity.dim()))
-    similarity = similarity - similarity.mean(over_positions, keepdim=True)
-    normalised = similarity / (_unbiased_std(similarity, over_positions) + eps)
-    per_group = (1, groups) + (1,) * len(over_positions)
-    logit = weight.to(normalised.dtype).reshape(per_group) * normalised + bias.to(normalised.dtype).reshape(per_group)
-    return torch.sigmoid(logit) * scale
+    similarity = similarity - semantic.square().sum(channels, keepdim=True)
+    similarity = similarity - similarity.mean(positions, keepdim=True)
+    normalised = similarity / (_unbiased_std(similarity, positions) + eps)
+    return torch.sigmoid(view.per_group(weight) * normalised + view.per_group(bias)) * scale
 
 
 def _unbiased_std(centred: Tensor, dims: list[int]) -> Tensor:
@@ -107,16 +147,6 @@ def _unbiased_std(centred: Tensor, dims: list[int]) -> Tensor:
     spread = variance > 0
     # The root's slope at 0 is infinite, and infinity times the zero behind it would make the gradient NaN.
     return variance.where(spread, variance.new_ones(())).sqrt().where(spread, variance.new_zeros(()))
-
-
-def _split(x: Tensor, groups: int) -> Tensor:
-    """(B, C, *spatial) to (B, G, d, *spatial), as a view in any memory format."""
-    split: Tensor = x.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
-    return split
-
-
-def _promote(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
