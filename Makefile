@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 8 --d
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench gpu-evidence docs lock clean
+.PHONY: help demo test test-all lint bench gpu-evidence docs pictures lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ gpu-evidence: $(VENV)/.installed-test ## training comparisons for one GPU; goes 
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
+
+pictures: demo $(VENV)/.installed-test ## take the README's pictures out of the demo's report (needs Chromium)
+	$(BIN)/python docs/pictures.py runs/demo/report.html
 
 lock: $(VENV)/.installed-uv ## write requirements*.txt: the newest versions that pyproject.toml admits
 	$(COMPILE) --group installer --output-file requirements-uv.txt

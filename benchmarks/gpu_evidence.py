@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 import torchvision
-from sgenet.classification.progress import SilentProgress
 
 import sgenet
+from sgenet.classification.progress import SilentProgress
 
 ATTENTION = ("none", "sge", "se")
 SEEDS = (0, 1, 2)

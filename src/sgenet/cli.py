@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0; 1 where nothing could be done; 2 for something the user can correct; 130 for an interruption.
 
-    Example:
+    Examples:
         >>> main(["models", "sge_resnet?0_cifar"])
         sge_resnet20_cifar
         0

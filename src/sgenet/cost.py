@@ -90,7 +90,7 @@ def count(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> Cos
     Source:
         `paper_operations` follows the layer rules behind table 1 of arXiv 1905.09646 and reproduces its GFLOPs.
 
-    Example:
+    Examples:
         >>> cost = count(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (1, 3, 10, 10))
         >>> cost.parameters, cost.macs, cost.elementwise, cost.paper_operations
         (224, 13824, 512, 14848)
@@ -298,7 +298,7 @@ def latency_ratio(
     Raises:
         ConfigError: If `baseline` is none of the names, or `rounds` or `warmup` is too small.
 
-    Example:
+    Examples:
         >>> nets = {"plain": nn.Conv2d(3, 4, 1), "double": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))}
         >>> ratios = latency_ratio(nets, lambda: torch.randn(1, 3, 8, 8), baseline="plain", rounds=2, warmup=0)
         >>> sorted(ratios), ratios["double"].rounds

@@ -54,7 +54,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     Returns:
         A sentence that begins with a space, or an empty string where nothing is near.
 
-    Example:
+    Examples:
         >>> did_you_mean("sge_resnet5O", ["se_resnet50", "sge_resnet50", "vgg16"])
         " Did you mean 'sge_resnet50' or 'se_resnet50'?"
         >>> did_you_mean("vit", ["resnet18"])

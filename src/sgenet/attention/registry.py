@@ -27,7 +27,7 @@ def register_attention(name: str) -> Callable[[_Class], _Class]:
     Raises:
         ConfigError: If the name is taken by another class.
 
-    Example:
+    Examples:
         >>> @register_attention("halve")
         ... class Halve(Attention):
         ...     gate_range = (0.5, 0.5)
@@ -52,7 +52,7 @@ def register_attention(name: str) -> Callable[[_Class], _Class]:
 def list_attention() -> list[str]:
     """The names that `create_attention` knows, sorted.
 
-    Example:
+    Examples:
         >>> list_attention()
         ['se', 'sge']
     """
@@ -87,7 +87,7 @@ def create_attention(name: str, channels: int, **options: Any) -> Attention:  # 
         UnknownNameError: If the name is unknown.
         ConfigError: If an option is unknown to the module, or has a value that it cannot use.
 
-    Example:
+    Examples:
         >>> create_attention("sge", 256, groups=32)
         SpatialGroupEnhance(256, groups=32, eps=1e-05)
     """

@@ -50,7 +50,7 @@ class SpatialGroupEnhance(Attention):
     Source:
         arXiv 1905.09646, section 3. `weight` and `bias` have the names and shapes of the authors' checkpoints.
 
-    Example:
+    Examples:
         >>> enhance = SpatialGroupEnhance(256, groups=64)
         >>> y = enhance(torch.ones(2, 256, 7, 7))
         >>> y.shape, round(y.mean().item(), 4)

@@ -39,7 +39,7 @@ class SqueezeExcite(Attention):
     Source:
         arXiv 1709.01507, section 3; biases: section 6.
 
-    Example:
+    Examples:
         >>> SqueezeExcite(256)(torch.randn(2, 256, 7, 7)).shape
         torch.Size([2, 256, 7, 7])
     """

@@ -44,7 +44,7 @@ def pack(value: Any) -> tuple[Any, dict[str, Tensor]]:  # noqa: ANN401  # any ne
     Raises:
         TypeError: For anything else.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pack({"lr": 0.1, 0: (torch.zeros(2), None)})[0]
         {'dict': [['lr', 0.1], [0, {'tuple': [{'tensor': '0'}, None]}]]}
@@ -63,7 +63,7 @@ def unpack(structure: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN40
     Returns:
         The nested value.
 
-    Example:
+    Examples:
         >>> unpack(*pack([1, (2.5, float("inf")), {"a": None}]))
         [1, (2.5, inf), {'a': None}]
     """

@@ -46,7 +46,7 @@ class TrainConfig:
     Raises:
         ConfigError: If a value is of the wrong type, out of range, or does not go with another one.
 
-    Example:
+    Examples:
         >>> TrainConfig(data="shapes", epochs=2).epochs
         2
         >>> TrainConfig(epochs=-1)
@@ -165,7 +165,7 @@ def make_config(recipe: str | None = None, **overrides: Any) -> TrainConfig:  # 
     Raises:
         ConfigError: If the recipe or a setting is unknown, or a value cannot be used.
 
-    Example:
+    Examples:
         >>> make_config("imagenet_sge", data="imagenet", epochs=90).lr
         0.1
     """
@@ -200,7 +200,7 @@ def to_yaml(config: TrainConfig, *, comments: bool = True) -> str:
     Returns:
         One line a setting.
 
-    Example:
+    Examples:
         >>> print(to_yaml(TrainConfig(), comments=False).splitlines()[0])
         model: sge_resnet18
     """

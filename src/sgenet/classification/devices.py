@@ -22,7 +22,7 @@ def choose_device(accelerator: str) -> torch.device:
     Returns:
         The device.
 
-    Example:
+    Examples:
         >>> choose_device("cpu")
         device(type='cpu')
     """
@@ -42,7 +42,7 @@ def resolve_precision(config: TrainConfig) -> TrainConfig:
     Returns:
         Settings with precision 32, bf16 or 16.
 
-    Example:
+    Examples:
         >>> resolve_precision(TrainConfig(precision="32")).precision
         '32'
     """
@@ -61,7 +61,7 @@ def autocast(device: torch.device, precision: Literal["auto", "32", "bf16", "16"
     Returns:
         A context manager.
 
-    Example:
+    Examples:
         >>> with autocast(torch.device("cpu"), "bf16"):
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.bfloat16

@@ -69,7 +69,7 @@ def evaluate(
     Raises:
         SgenetError: If the run, its checkpoint or the data cannot be used.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from sgenet.classification import SilentProgress, make_config, train
         >>> from sgenet.data import ArraySource

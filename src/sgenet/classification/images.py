@@ -57,7 +57,7 @@ def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
     Returns:
         float32 (B, 3, S, S), in the memory format that the settings ask for.
 
-    Example:
+    Examples:
         >>> prepare_images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), TrainConfig()).dtype
         torch.float32
     """
@@ -73,7 +73,7 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
         images: In the training set.
         config: Settings.
 
-    Example:
+    Examples:
         >>> steps_per_epoch(100, TrainConfig(batch_size=32))
         3
     """
@@ -90,7 +90,7 @@ def count_workers(config: TrainConfig, device: torch.device) -> int:
     Returns:
         0 for small images beside a network on the CPU, where a process costs more than it brings; up to 8 otherwise.
 
-    Example:
+    Examples:
         >>> count_workers(TrainConfig(workers=3), torch.device("cpu"))
         3
     """
@@ -104,7 +104,7 @@ def count_workers(config: TrainConfig, device: torch.device) -> int:
 def preprocessing_of(config: TrainConfig) -> Preprocessing:
     """The part of the settings that an image goes through before the network, in training and in use.
 
-    Example:
+    Examples:
         >>> preprocessing_of(TrainConfig(image_size=32, resize=None)).image_size
         32
     """
@@ -120,7 +120,7 @@ def preprocessing_of(config: TrainConfig) -> Preprocessing:
 def augmentation_of(config: TrainConfig) -> Augmentation:
     """The part of the settings that varies training images.
 
-    Example:
+    Examples:
         >>> augmentation_of(TrainConfig(crop="pad", pad=2)).pad
         2
     """

@@ -42,7 +42,7 @@ def decay_groups(
     Returns:
         Names of the parameters that decay, and of those that do not, each in the network's order.
 
-    Example:
+    Examples:
         >>> from sgenet.models import create_model
         >>> network = create_model("sge_resnet8_cifar", num_classes=10)
         >>> decay, keep = decay_groups(network, "no-norm")
@@ -70,7 +70,7 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
     Returns:
         SGD or AdamW, with one group of parameters that decay and, where the rule leaves some out, one of the others.
 
-    Example:
+    Examples:
         >>> optimizer = create_optimizer(nn.Linear(2, 2), TrainConfig(weight_decay=0.1, decay="no-bias"))
         >>> [group["weight_decay"] for group in optimizer.param_groups]
         [0.1, 0.0]

@@ -61,7 +61,7 @@ def predict(
         CheckpointError: If the run cannot be used.
         ConfigError: If `top` is below 1.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import sgenet
         >>> from PIL import Image

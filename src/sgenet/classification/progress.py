@@ -32,7 +32,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Shows nothing.
 
-    Example:
+    Examples:
         >>> SilentProgress().line("not shown")
     """
 

@@ -59,7 +59,7 @@ class RunFolder:
     Args:
         path: The folder.
 
-    Example:
+    Examples:
         >>> RunFolder("runs/demo").checkpoints.name
         'checkpoints'
     """
@@ -159,7 +159,7 @@ class RunFolder:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_whole(Path(folder) / "a.txt", "text")
@@ -183,7 +183,7 @@ def describe_environment() -> dict[str, Any]:
     Returns:
         JSON-able values.
 
-    Example:
+    Examples:
         >>> sorted(describe_environment())
         ['command', 'git', 'machine', 'started', 'versions']
     """

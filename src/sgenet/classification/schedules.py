@@ -27,7 +27,7 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
     Returns:
         The factor.
 
-    Example:
+    Examples:
         >>> config = TrainConfig(epochs=4, schedule="step", milestones=(2,), warmup_epochs=0)
         >>> [learning_rate_factor(config, step, 1) for step in range(4)]
         [1.0, 1.0, 0.1, 0.1]

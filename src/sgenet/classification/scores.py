@@ -15,7 +15,7 @@ class Score:
     Args:
         sums: float64 (4,): loss, top-1 hits, top-5 hits, images; zeros if not given.
 
-    Example:
+    Examples:
         >>> score = Score()
         >>> score.add(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))
         >>> score.top1, score.images

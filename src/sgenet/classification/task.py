@@ -276,7 +276,7 @@ def step_seed(seed: int, forward_pass: int, rank: int) -> int:
     Returns:
         64 bits that look random.
 
-    Example:
+    Examples:
         >>> step_seed(0, 5, 0) == step_seed(0, 5, 0), step_seed(0, 5, 0) == step_seed(0, 5, 1)
         (True, False)
     """

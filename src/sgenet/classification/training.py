@@ -79,7 +79,7 @@ def train(
             the numbers break.
         KeyboardInterrupt: If the user stops it; the message says how to go on.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from sgenet.classification import make_config
         >>> from sgenet.data import ArraySource
@@ -293,7 +293,7 @@ def _check_unfinished(folder: RunFolder, config: TrainConfig, header: dict[str, 
 def is_first_process() -> bool:
     """Whether this is the process that writes and shows, of those that train together.
 
-    Example:
+    Examples:
         >>> is_first_process()
         True
     """

@@ -59,7 +59,7 @@ def header_problem(path: str | Path) -> str | None:
         A reason for the user, or None where the file begins like an image. Damage further on is only found by
         `decode_image`.
 
-    Example:
+    Examples:
         >>> header_problem("nowhere.jpg")
         'cannot be opened (No such file or directory)'
     """
@@ -92,7 +92,7 @@ def decode_image(path: str | Path) -> Tensor:
         UnreadableImage: If the file is missing, empty, truncated, damaged or no image, or holds floating-point or
             32-bit values, whose range nobody knows.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:

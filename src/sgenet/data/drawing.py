@@ -59,7 +59,7 @@ def hash_key(key: int, number: int) -> int:
     Returns:
         From 0 to 2^64 - 1.
 
-    Example:
+    Examples:
         >>> hash_key(0, 0) == int(hash_words(0, 1)[0]) == 0xE220A8397B1DCDAF
         True
     """
@@ -80,7 +80,7 @@ def hash_words(key: int, count: int, start: int = 0) -> Bits:
     Returns:
         uint64 (count,).
 
-    Example:
+    Examples:
         >>> bool((hash_words(7, 5)[2:] == hash_words(7, 3, start=2)).all())
         True
     """
@@ -106,7 +106,7 @@ class Draws:
     Args:
         key: From 0 to 2^64 - 1.
 
-    Example:
+    Examples:
         >>> draws = Draws(3)
         >>> 2 <= draws.between(2, 5) < 5, draws.below(4) in range(4)
         (True, True)
@@ -143,7 +143,7 @@ def hue(position: float, saturation: float, value: float) -> Colour:
     Returns:
         Red, green, blue; 0 to 255.
 
-    Example:
+    Examples:
         >>> hue(0.0, 1.0, 1.0), hue(3.0, 0.5, 1.0)
         ((255.0, 0.0, 0.0), (127.5, 255.0, 255.0))
     """
@@ -155,7 +155,7 @@ def hue(position: float, saturation: float, value: float) -> Colour:
 def mix_colours(first: Colour, second: Colour, share: float) -> Colour:
     """`share` of `second`, the rest of `first`.
 
-    Example:
+    Examples:
         >>> mix_colours((0.0, 0.0, 0.0), (100.0, 200.0, 0.0), 0.25)
         (25.0, 50.0, 0.0)
     """
@@ -175,7 +175,7 @@ class Frame(NamedTuple):
         scale: Pixels.
         turn: -1 (a quarter turn) to 1 (a quarter turn the other way).
 
-    Example:
+    Examples:
         >>> Frame(10.0, 10.0, 2.0, 1.0).at(3.0, 0.0)
         Frame(x=10.0, y=16.0, scale=2.0, turn=1.0)
     """
@@ -209,7 +209,7 @@ class Canvas:
     Attributes:
         pixels: float32 (3, size, size), 0 to 255; black at first.
 
-    Example:
+    Examples:
         >>> labels = np.zeros((8, 8), dtype=np.uint8)
         >>> canvas = Canvas(8, labels)
         >>> patch = canvas.patch(Frame(4.0, 4.0, 3.0), reach=1.2)
@@ -273,7 +273,7 @@ class Patch:
         Returns:
             float32 (h, w), pixels, negative inside.
 
-        Example:
+        Examples:
             >>> patch = Canvas(9).patch(Frame(4.5, 4.5, 2.0), reach=2.0)
             >>> patch.disc(1.0)[4].tolist()
             [2.0, 1.0, 0.0, -1.0, -2.0, -1.0, 0.0, 1.0, 2.0]
@@ -347,7 +347,7 @@ def smooth_noise(key: int, size: int, cells: int) -> Floats:
     Returns:
         float32 (size, size), -1 to 1.
 
-    Example:
+    Examples:
         >>> smooth_noise(1, 16, 4).shape
         (16, 16)
     """
@@ -380,7 +380,7 @@ def pixel_noise(key: int, size: int) -> Floats:
     Returns:
         float32 (size, size), -2.44 to 2.44.
 
-    Example:
+    Examples:
         >>> noise = pixel_noise(1, 64)
         >>> noise.shape, abs(float(noise.mean())) < 0.05, abs(float(noise.std()) - 1) < 0.05
         ((64, 64), True, True)

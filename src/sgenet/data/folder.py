@@ -34,7 +34,7 @@ class FileSource:
         classes: Names of the classes.
         root: The folder that `paths` start from.
 
-    Example:
+    Examples:
         >>> source = FileSource(["cat/1.jpg", "dog/1.jpg"], [0, 1], ["cat", "dog"], root="animals")
         >>> len(source), source.path(1)
         (2, 'animals/dog/1.jpg')

@@ -137,7 +137,7 @@ def train_loader(
     Raises:
         ConfigError: If a number is out of range.
 
-    Example:
+    Examples:
         >>> from sgenet.data import ArraySource
         >>> images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
         >>> source = ArraySource(images, torch.arange(10) % 2, ["a", "b"])
@@ -184,7 +184,7 @@ def eval_loader(
     Raises:
         ConfigError: If a number is out of range.
 
-    Example:
+    Examples:
         >>> from sgenet.data import ArraySource
         >>> images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
         >>> source = ArraySource(images, torch.arange(5) % 2, ["a", "b"])
@@ -211,7 +211,7 @@ def normalise(
     Returns:
         The same shape, device and memory format.
 
-    Example:
+    Examples:
         >>> normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), (0.5, 0.5, 0.5), (0.25, 0.5, 1)).flatten()
         tensor([2.0000, 1.0000, 0.5000])
     """

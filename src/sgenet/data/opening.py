@@ -50,7 +50,7 @@ def open_data(
         DataError: If the data cannot be used as they are.
         ConfigError: If an argument has a value that cannot be used, or does not go with the data.
 
-    Example:
+    Examples:
         >>> open_data("no/such/folder")
         Traceback (most recent call last):
         ...

@@ -52,7 +52,7 @@ def _key(seed: int, epoch: int, stream: Stream) -> int:
 def image_hash(seed: int, epoch: int, index: int, stream: Stream) -> int:
     """A number in [0, 2**64) that looks random and depends on the four arguments alone.
 
-    Example:
+    Examples:
         >>> image_hash(0, 1, 2, Stream.CROP) == image_hash(0, 1, 2, Stream.CROP)
         True
         >>> image_hash(0, 1, 2, Stream.CROP) == image_hash(0, 1, 3, Stream.CROP)
@@ -83,7 +83,7 @@ def random_integers(seed: int, epoch: int, indices: Tensor, stream: Stream, high
     Returns:
         int64 (B,), on the device of `indices`.
 
-    Example:
+    Examples:
         >>> random_integers(0, 0, torch.arange(4), Stream.FLIP, 10**6).tolist()
         [282309, 675832, 237288, 828446]
     """
@@ -100,7 +100,7 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     Returns:
         int64 (size,).
 
-    Example:
+    Examples:
         >>> sorted(epoch_order(5, seed=0, epoch=3).tolist())
         [0, 1, 2, 3, 4]
     """
@@ -126,7 +126,7 @@ class BatchPlan:
     Raises:
         ConfigError: If a number is out of range, or shuffled batches cannot be cut into equal shares.
 
-    Example:
+    Examples:
         >>> plan = BatchPlan(7, batch_size=4, rank=1, world=2)
         >>> [share.tolist() for share in plan.shares(epoch=0)]
         [[2, 3], [5, 6]]

@@ -32,7 +32,7 @@ def fits(
     Returns:
         True if the pixels take no more than `limit_bytes` and the augmentation is padded crops and flips at most.
 
-    Example:
+    Examples:
         >>> from sgenet.data import ArraySource
         >>> source = ArraySource(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"])
         >>> size = Preprocessing(image_size=8, resize=None)
@@ -67,7 +67,7 @@ class ResidentImages:
     Raises:
         DataError: If not one image can be read.
 
-    Example:
+    Examples:
         >>> from sgenet.data import ArraySource
         >>> pixels = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
         >>> source = ArraySource(pixels, torch.arange(10) % 2, ["a", "b"])

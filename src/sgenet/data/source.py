@@ -21,7 +21,7 @@ class UnreadableImage(DataError):  # noqa: N818  # it names the image, which mos
         path: Which one.
         reason: What is wrong with it, in words for the user.
 
-    Example:
+    Examples:
         >>> str(UnreadableImage("cats/7.jpg", "the file is empty"))
         'cats/7.jpg: the file is empty'
     """
@@ -71,7 +71,7 @@ class ArraySource:
     Raises:
         DataError: If shapes or dtypes are others than these.
 
-    Example:
+    Examples:
         >>> source = ArraySource(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"])
         >>> len(source), source.load(1).shape, source.path(1)
         (2, torch.Size([3, 4, 4]), 'array/1')

@@ -49,7 +49,7 @@ class Preprocessing:
     Raises:
         ConfigError: If a value is out of range.
 
-    Example:
+    Examples:
         >>> Preprocessing(image_size=32, resize=None).image_size
         32
     """
@@ -108,7 +108,7 @@ class Augmentation:
     Source:
         The defaults are the ImageNet recipe of SGE (arXiv 1905.09646) and SENet (arXiv 1709.01507).
 
-    Example:
+    Examples:
         >>> Augmentation(crop="pad").in_batches, Augmentation().in_batches
         (True, False)
     """
@@ -180,7 +180,7 @@ class EvalTransform:
     Raises:
         ConfigError: If `crops` is neither 1 nor 10, or `scale` is below the image size.
 
-    Example:
+    Examples:
         >>> transform = EvalTransform(Preprocessing(image_size=8, resize=10), crops=10)
         >>> transform.view(torch.zeros(3, 20, 30, dtype=torch.uint8)).shape
         torch.Size([10, 3, 8, 8])
@@ -225,7 +225,7 @@ class TrainTransform:
         augmentation: What is varied, and how far.
         seed: Of the run.
 
-    Example:
+    Examples:
         >>> transform = TrainTransform(Preprocessing(image_size=8, resize=None), Augmentation(), seed=0)
         >>> transform.view(torch.zeros(3, 20, 30, dtype=torch.uint8), epoch=0, index=7).shape
         torch.Size([3, 8, 8])
@@ -280,7 +280,7 @@ class TrainTransform:
 def keep_global_generator() -> Iterator[None]:
     """Give torch's global CPU generator its state back on leaving.
 
-    Example:
+    Examples:
         >>> before = torch.get_rng_state()
         >>> with keep_global_generator():
         ...     draw = torch.rand(1)
@@ -307,7 +307,7 @@ def shift_and_flip(images: Tensor, augmentation: Augmentation, *, seed: int, epo
     Returns:
         uint8 (B, 3, S, S).
 
-    Example:
+    Examples:
         >>> images = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
         >>> mirrored = Augmentation(crop="none", flip=1.0)
         >>> shift_and_flip(images, mirrored, seed=0, epoch=0, indices=torch.tensor([7]))[0, 0, 0].tolist()

@@ -79,7 +79,7 @@ def compare(network: Sequence[float], baseline: Sequence[float]) -> Difference:
     Returns:
         The difference network - baseline with its interval.
 
-    Example:
+    Examples:
         >>> d = compare([90.0, 91.0, 92.0], [88.0, 89.0, 91.0])
         >>> round(d.points, 2), round(d.half_width, 2)
         (1.67, 1.43)
@@ -95,7 +95,7 @@ def compare(network: Sequence[float], baseline: Sequence[float]) -> Difference:
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The 95% interval of a mean (Student's t), or None for a single value.
 
-    Example:
+    Examples:
         >>> low, high = mean_interval([88.0, 89.0, 90.0])
         >>> round(low, 2), round(high, 2)
         (86.52, 91.48)
@@ -119,7 +119,7 @@ def needed_seeds(difference: Difference) -> int | None:
     Returns:
         The number, at least 10 (fewer cannot estimate a spread); None where no spread or no difference was seen.
 
-    Example:
+    Examples:
         >>> needed_seeds(Difference(points=0.5, half_width=2.0, spread=0.8, seeds=3))
         21
     """
@@ -213,7 +213,7 @@ def _apart(points: float, title: str) -> str:
 def signed(points: float) -> str:
     """A number of points with its sign, one decimal and a true minus.
 
-    Example:
+    Examples:
         >>> signed(0.25), signed(-1), signed(-0.01)
         ('+0.2', '−1.0', '0.0')
     """
@@ -224,7 +224,7 @@ def signed(points: float) -> str:
 def number_word(number: int) -> str:
     """Small numbers as words, others as digits.
 
-    Example:
+    Examples:
         >>> number_word(3), number_word(12)
         ('three', '12')
     """

@@ -125,7 +125,7 @@ def group_masks(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Returns:
         By the module's name, masks of shape (B, G, H', W').
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), SpatialGroupEnhance(8, groups=2))
         >>> {name: tuple(masks.shape) for name, masks in group_masks(net, torch.randn(1, 3, 6, 6)).items()}
         {'1': (1, 2, 4, 4)}

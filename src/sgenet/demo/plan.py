@@ -93,7 +93,7 @@ class Plan:
     def command(self, output: Path) -> str:
         """The command line that repeats the demonstration, in a folder beside it.
 
-        Example:
+        Examples:
             >>> Plan(seeds=5).command(Path("runs/demo"))
             'sgenet demo --output runs/demo-again --seeds 5'
         """
@@ -109,7 +109,7 @@ def run_of(config: TrainConfig) -> Path:
 def train_command(config: TrainConfig) -> str:
     """The command line that trains one run again, in a folder of its own: the recipe, and what differs from it.
 
-    Example:
+    Examples:
         >>> train_command(Plan(epochs=3).configs(Path("demo"))["sge_resnet8_cifar", 0])
         'sgenet train --recipe shapes --model sge_resnet8_cifar --seed 0 --epochs 3'
     """

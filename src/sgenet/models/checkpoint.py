@@ -31,7 +31,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: dict[str, 
     Returns:
         The path.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from sgenet.models import create_model
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
     Source:
         Hosts: arXiv 1512.03385. Places: arXiv 1905.09646, section 3; arXiv 1709.01507, figure 3.
 
-    Example:
+    Examples:
         >>> model = create_model("sge_resnet50")
         >>> sum(p.numel() for p in model.parameters())
         25559080
@@ -75,7 +75,7 @@ def list_models(pattern: str = "*") -> list[str]:
     Returns:
         Sorted names.
 
-    Example:
+    Examples:
         >>> list_models("*resnet50")
         ['resnet50', 'se_resnet50', 'sge_resnet50']
     """
@@ -94,7 +94,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Returns:
         `host` (name, num_classes, options; or None) and `attention` (the surgery's report; or None).
 
-    Example:
+    Examples:
         >>> describe(create_model("resnet18", num_classes=10))
         {'host': {'name': 'resnet18', 'num_classes': 10, 'options': {}}, 'attention': None}
     """
@@ -118,7 +118,7 @@ def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Modu
     Raises:
         CheckpointError: If the host is not described and not given.
 
-    Example:
+    Examples:
         >>> type(build(describe(create_model("sge_resnet20_cifar", num_classes=10)))).__name__
         'CifarResNet'
     """

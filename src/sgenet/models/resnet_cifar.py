@@ -53,7 +53,7 @@ class CifarResNet(nn.Module):
     Raises:
         ConfigError: If `depth` is not 6n + 2 or `stem_stride` not 1 or 2.
 
-    Example:
+    Examples:
         >>> CifarResNet(20, num_classes=10)(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """

@@ -47,7 +47,7 @@ def spatial_group_enhance(
     Source:
         papers: arXiv 1905.09646, section 3; unbiased deviation and the place of ε follow the authors' code.
 
-    Example:
+    Examples:
         >>> x = torch.arange(8.0).reshape(1, 4, 2)
         >>> spatial_group_enhance(x, torch.zeros(2), torch.zeros(2), groups=2)
         tensor([[[0.0000, 0.5000],
@@ -81,7 +81,7 @@ def spatial_group_gate(
     Raises:
         ConfigError: As `spatial_group_enhance`.
 
-    Example:
+    Examples:
         >>> spatial_group_gate(torch.randn(2, 8, 5, 5), torch.zeros(4), torch.ones(4), groups=4).unique()
         tensor([0.7311])
     """
@@ -172,7 +172,7 @@ def check_groups(channels: int, groups: int) -> None:
     Raises:
         ConfigError: If it cannot; the message offers divisors.
 
-    Example:
+    Examples:
         >>> check_groups(96, 64)
         Traceback (most recent call last):
         sgenet.errors.ConfigError: 96 channels cannot be split into 64 groups; choose a divisor of 96, e.g. groups=48

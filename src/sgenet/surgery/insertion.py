@@ -39,7 +39,7 @@ def add_attention(model: nn.Module, name: str, *, keep_output: bool = True, **op
     Source:
         Place: arXiv 1905.09646, section 3 ("after the last BN"), arXiv 1709.01507, figure 3.
 
-    Example:
+    Examples:
         >>> import torchvision
         >>> model = add_attention(torchvision.models.resnet18(), "sge", groups=16)
         >>> print(str(attention_report(model)).splitlines()[0])

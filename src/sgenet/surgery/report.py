@@ -71,7 +71,7 @@ class AttentionReport:
 def attention_report(model: nn.Module) -> AttentionReport | None:
     """The report of the surgery that `model` has been through, or None.
 
-    Example:
+    Examples:
         >>> attention_report(nn.Conv2d(3, 8, 1)) is None
         True
     """

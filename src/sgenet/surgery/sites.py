@@ -40,7 +40,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     Returns:
         The sites, including those whose block has attention already.
 
-    Example:
+    Examples:
         >>> import torchvision
         >>> [site.module for site in find_sites(torchvision.models.resnet18())][:2]
         ['layer1.0.attention', 'layer1.1.attention']

@@ -21,7 +21,7 @@ def list_recipes() -> list[str]:
     Returns:
         Sorted names.
 
-    Example:
+    Examples:
         >>> "cifar" in list_recipes()
         True
     """
@@ -62,7 +62,7 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         UnknownNameError: If there is neither such a recipe nor such a file.
         ConfigError: If the file is not a YAML mapping.
 
-    Example:
+    Examples:
         >>> load_recipe("imagenet_senet")["batch_size"]
         1024
     """
@@ -78,7 +78,7 @@ def recipe_summary(name_or_path: str) -> str:
     Returns:
         One line.
 
-    Example:
+    Examples:
         >>> recipe_summary("shapes")
         'The generated shapes, 64 pixels: about half a minute of training on two CPU cores.'
     """
@@ -121,7 +121,7 @@ def suggest_recipe(data: str, *, pretrained: bool = False) -> str:
         `shapes` for the generated images; `cifar` up to 40 pixels and `tiny_imagenet` up to 80, judged by the first
         images found; otherwise `finetune` for pretrained weights and `default` without.
 
-    Example:
+    Examples:
         >>> suggest_recipe("shapes")
         'shapes'
     """
