@@ -33,3 +33,9 @@ def test_parameter_count_of_one_module():
 def test_sizes_below_one_are_refused(channels, reduction):
     with pytest.raises(ConfigError, match="is not possible; give"):
         sgenet.SqueezeExcite(channels, reduction)
+
+
+@pytest.mark.parametrize(("channels", "fitted"), [(16, 4), (32, 8), (64, 16), (256, 16), (3, 1)])
+def test_narrow_places_keep_four_hidden_units(channels, fitted):
+    assert sgenet.SqueezeExcite.fit_options(channels, {"reduction": 16})["reduction"] == fitted
+    assert sgenet.SqueezeExcite.fit_options(channels, {})["reduction"] == fitted

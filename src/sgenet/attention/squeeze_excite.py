@@ -5,7 +5,7 @@ Hu, Shen, Albanie, Sun, Wu: "Squeeze-and-Excitation Networks", arXiv 1709.01507.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
 
 __all__ = ["SqueezeExcite"]
+
+_LEAST_HIDDEN = 4  # units that surgery leaves the hidden layer of a narrow place: one would gate all channels alike
 
 
 @register_attention("se")
@@ -82,3 +84,11 @@ class SqueezeExcite(Attention):
         if self.fc2.bias is not None:
             nn.init.zeros_(self.fc2.bias)
         self.scale = 2.0
+
+    @classmethod
+    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+        """Lower `reduction` where it would leave fewer than 4 hidden units (at most to 1)."""
+        asked = options.get("reduction", 16)
+        if asked < 1:
+            return options  # for the constructor to refuse
+        return {**options, "reduction": min(asked, max(1, channels // _LEAST_HIDDEN))}

@@ -22,7 +22,8 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
 
     `se_` or `sge_` before one of our names puts that attention into every residual branch, after the last BN and
     before the sum. ResNet-18 and -34 keep SGE's 64 groups in stages of 64 channels, as the paper's code does; in other
-    networks `groups` is adapted to each place (`sgenet.surgery.attention_report(model)` tells how).
+    networks `groups` and SE's `reduction` are adapted to each place, and `sgenet.surgery.attention_report(model)` tells
+    how.
 
     Args:
         name: A name from `list_models()`, or `timm:NAME`, or `torchvision:NAME`.

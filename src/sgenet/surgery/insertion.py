@@ -20,7 +20,8 @@ def add_attention(model: nn.Module, name: str, *, keep_output: bool = True, **op
     """Put attention at the end of every residual branch of a ResNet, before the sum.
 
     Every original state_dict key stays valid. Where an option does not fit a place, it is adapted and the report says
-    so: SGE's groups become the largest divisor of C not above the asked number that leaves at least 4 channels a group.
+    so: SGE's groups become the largest divisor of C not above the asked number that leaves at least 4 channels a group,
+    SE's reduction falls until at least 4 hidden units remain.
 
     Args:
         model: A network with residual blocks of torchvision's or timm's ResNets (detectors and segmenters on them too).
