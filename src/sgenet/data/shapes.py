@@ -62,7 +62,8 @@ MAX_NOISE = 4.0
 # What `noise` scales, and what makes DEFAULT_NOISE the usual task. The figures were fixed by a plain network alone: at
 # 64 pixels it was to reach from 80% to 95% top-1, whatever its seed. It is a 3x3 convolution of stride 2 and three
 # stages of one basic block of 16, 32 and 64 channels, trained on 4,000 pictures for 10 epochs as the recipe `shapes`
-# says. Seeds 0, 1 and 2 reached 88.2%, 88.8% and 85.5% on 1,000 others.
+# says. On 1,000 others `sgenet train --recipe shapes --model resnet8_cifar --seed N` printed 89.4%, 90.8% and 89.0%
+# for N = 0, 1 and 2.
 # Most pictures are easy, with a tail of small faces and strong grain, and the parts are large. Where all pictures are
 # hard, or the parts small, some seeds find the parts too late, and top-1 says no more than how early they were found.
 _LOOSE_PARTS = (0.0, 14.0)  # how many lie about: each picture has its own number
