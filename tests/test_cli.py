@@ -241,6 +241,8 @@ def test_demo_passes_its_numbers_on(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "sgenet.demo.run_demo", lambda output, **more: seen.update(output=output, **more), raising=False
     )
-    assert main(["demo", "--output", str(tmp_path / "d"), "--seeds", "1", "--epochs", "2"]) == 0
-    assert seen == {"output": tmp_path / "d", "seeds": 1, "epochs": 2}
+    assert main(["demo", "--output", str(tmp_path / "d"), "--seeds", "1", "--epochs", "2", "--val-size", "50"]) == 0
+    assert seen == {
+        "output": tmp_path / "d", "seeds": 1, "epochs": 2, "train_size": 4000, "val_size": 50, "image_size": 64,
+    }  # fmt: skip
     assert torch.get_num_threads() >= 1

@@ -371,10 +371,13 @@ def _demo(words: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the report (runs/demo)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each network (3)")
     parser.add_argument("--epochs", type=int, default=10, help="of each training (10)")
+    parser.add_argument("--train-size", type=int, default=4000, help="training images (4000)")
+    parser.add_argument("--val-size", type=int, default=1000, help="validation images (1000)")
+    parser.add_argument("--image-size", type=int, default=64, help="their side, pixels (64)")
     own = parser.parse_args(words)
     from sgenet.demo import run_demo
 
-    run_demo(own.output, seeds=own.seeds, epochs=own.epochs)
+    run_demo(**vars(own))
     return 0
 
 

@@ -43,6 +43,14 @@ def test_metrics_are_one_row_an_epoch(tmp_path):
         "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second",
         "seconds",
     ]  # fmt: skip
+    assert run.read_metrics() == (ROW,)
+
+
+@pytest.mark.parametrize("text", ["epoch,step\n1,2\n", "epoch,step,lr,train_loss\n1,2,x,3\n", "\xff"])
+def test_metrics_that_are_none_are_an_error(tmp_path, text):
+    (tmp_path / "metrics.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"metrics\.csv' cannot be read"):
+        RunFolder(tmp_path).read_metrics()
 
 
 def test_an_output_that_holds_something_is_left_alone(tmp_path):

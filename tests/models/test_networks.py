@@ -5,7 +5,7 @@ import torch
 import torchvision
 
 import sgenet
-from sgenet.errors import ConfigError, UnknownNameError
+from sgenet.errors import CheckpointError, ConfigError, UnknownNameError
 from sgenet.models import build, describe
 from sgenet.surgery import attention_report
 
@@ -182,6 +182,17 @@ def test_pretrained_keeps_the_hosts_output(weights_on_disk):
     for name in ("resnet18", "se_resnet18", "sge_resnet18", "torchvision:resnet18"):
         model = sgenet.create_model(name, pretrained=True).eval()
         assert torch.equal(model(images), weights_on_disk(images)), name
+
+
+def test_weights_that_cannot_be_downloaded_are_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(CheckpointError, match=r"ResNet18_Weights.* cannot be had: no route to host; try again"):
+        sgenet.create_model("sge_resnet18", pretrained=True)
 
 
 def test_pretrained_with_another_number_of_classes_keeps_all_but_the_classifier(weights_on_disk):

@@ -17,19 +17,22 @@ class Attention(nn.Module):
     """Base class: a module that multiplies its input with a gate, and keeps shape, dtype and memory format.
 
     A subclass takes `(channels, *, ..., device=None, dtype=None)`, so that it also fits timm's `attn_layer`, declares
-    the range of its gate and computes it.
+    the range of its gate and computes it. A module that does not multiply declares no range and has its own `forward`.
 
     Attributes:
         channels: Number of input channels.
-        gate_range: The open interval the gate lies in before `scale`, or None where there is no gate.
+        gate_range: The interval the gate lies in before `scale` and `blend`, or None where there is no gate.
         scale: A constant factor on the gate: 1.0, unless `start_as_identity` was called. It is written to the
             state_dict as a float64 scalar when it is not 1.0. It is no buffer, because a cast of the network to half
             precision would round it, and the output would not be kept any more.
+        blend: None, or, in a module without a parameter that could start as the identity, the learned share of its
+            gate: 1 + blend (gate - 1). `start_as_identity` creates it, at 0.
     """
 
     gate_range: ClassVar[tuple[float, float] | None]
     channels: int
     scale: float
+    blend: nn.Parameter | None
 
     def __init__(
         self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -40,6 +43,7 @@ class Attention(nn.Module):
             raise ConfigError(f"channels={channels} is not possible; give the number of input channels, 1 or more")
         self.channels = channels
         self.scale = 1.0
+        self.register_parameter("blend", None)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse a tensor that is not (B, C, 1 to 3 spatial axes).
@@ -53,6 +57,17 @@ class Attention(nn.Module):
                 f"not a tensor of shape {tuple(x.shape)}"
             )
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `x` with its gate.
+
+        Args:
+            x: Input of shape (B, C, *spatial).
+
+        Returns:
+            A tensor of the shape, dtype and memory format of `x`.
+        """
+        return x * self.gate(x)
+
     @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
         """The factor that `forward` multiplies its input with.
@@ -61,12 +76,13 @@ class Attention(nn.Module):
             x: Input of shape (B, C, *spatial).
 
         Returns:
-            A tensor that broadcasts against `x`: (B, C, *spatial), or 1 where an axis shares one value.
+            A tensor that broadcasts against `x`: (B, C, *spatial), or 1 where an axis shares one value. A module
+            without a gate returns the weights with which it looks at the positions, in the same shape.
         """
 
     @abstractmethod
     def start_as_identity(self) -> None:
-        """Change parameters and `scale` so that the module returns its input and can still learn."""
+        """Change parameters, `scale` and `blend` so that the module returns its input and can still learn."""
 
     @classmethod
     def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +97,14 @@ class Attention(nn.Module):
         """
         del channels
         return options
+
+    def start_blended(self) -> None:
+        """Give the module a `blend` of 0, on the CPU in float32; `.to()` takes it where the network is."""
+        self.blend = nn.Parameter(torch.zeros(()))
+
+    def blended(self, gate: Tensor) -> Tensor:
+        """The part of `gate` that `blend` lets through; all of it where there is no `blend`."""
+        return gate if self.blend is None else 1 + self.blend.to(gate.dtype) * (gate - 1)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401  # torch's signature
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -98,6 +122,8 @@ class Attention(nn.Module):
         error_msgs: list[str],
     ) -> None:
         key = prefix + "scale"
+        if self.blend is None and prefix + "blend" in state_dict:
+            self.start_blended()
         if key in state_dict:
             self.scale = float(state_dict[key])
         elif any(name.startswith(prefix) for name in state_dict):

@@ -65,10 +65,6 @@ class SqueezeExcite(Attention):
         self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` with its gate."""
-        return x * self.gate(x)
-
     def gate(self, x: Tensor) -> Tensor:
         """The weight of each channel: (B, C, 1...), in the dtype of `x`."""
         self.check_input(x)

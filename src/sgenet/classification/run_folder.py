@@ -77,6 +77,11 @@ class RunFolder:
         """Where event files are."""
         return self.path / "tensorboard"
 
+    @property
+    def metrics(self) -> Path:
+        """The table of the epochs."""
+        return self.path / "metrics.csv"
+
     @classmethod
     def check(cls, output: str | None) -> None:
         """See, before any work, that a run can be written there.
@@ -147,7 +152,19 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(item.name for item in fields(EpochRow))
         writer.writerows(dataclasses.astuple(row) for row in rows)
-        write_whole(self.path / "metrics.csv", text.getvalue())
+        write_whole(self.metrics, text.getvalue())
+
+    def read_metrics(self) -> tuple[EpochRow, ...]:
+        """The rows of metrics.csv.
+
+        Raises:
+            RunError: If the file is not there, or is no such table.
+        """
+        try:
+            with self.metrics.open(encoding="utf-8", newline="") as lines:
+                return tuple(_row(line) for line in csv.DictReader(lines))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"'{self.metrics}' cannot be read; delete '{self.path}' to train it again") from error
 
     def add_session(self) -> None:
         """Add the environment of this process to environment.json; resuming adds another one."""
@@ -194,6 +211,11 @@ def describe_environment() -> dict[str, Any]:
         "machine": _machine(),
         "git": _git_state(),
     }
+
+
+def _row(line: dict[str, str]) -> EpochRow:
+    figures = {name: float(value) for name, value in line.items() if name not in ("epoch", "step")}
+    return EpochRow(epoch=int(line["epoch"]), step=int(line["step"]), **figures)
 
 
 def _taken(path: Path) -> str:

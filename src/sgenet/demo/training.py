@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.run_folder import EpochRow, RunFolder
 from sgenet.demo.plan import NETWORKS, run_of
-from sgenet.errors import RunError
 
 if TYPE_CHECKING:
     from sgenet.classification.config import TrainConfig
@@ -104,19 +102,8 @@ def _in_memory(source: ImageSource) -> ImageSource:
 
 def _history(config: TrainConfig) -> tuple[EpochRow, ...]:
     """The epochs that a run has behind it; none where there is no run."""
-    file = run_of(config) / "metrics.csv"
-    if not file.is_file():
-        return ()
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            return tuple(_row(line) for line in csv.DictReader(lines))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"'{file}' cannot be read; delete '{file.parent}' to train that network again") from error
-
-
-def _row(line: Mapping[str, str]) -> EpochRow:
-    figures = {name: float(value) for name, value in line.items() if name not in ("epoch", "step")}
-    return EpochRow(epoch=int(line["epoch"]), step=int(line["step"]), **figures)
+    run = RunFolder(run_of(config))
+    return run.read_metrics() if run.metrics.is_file() else ()
 
 
 class _Whole:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torchvision
 from torch import nn
 
-from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
+from sgenet.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 from sgenet.models.resnet_cifar import CifarResNet
 
 __all__ = ["HOSTS", "create_host", "zoo_names"]
@@ -39,6 +41,7 @@ def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[
     Raises:
         UnknownNameError: If the name is unknown.
         ConfigError: If an option is wrong, or there are no such pretrained weights.
+        CheckpointError: If the weights cannot be downloaded.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes={num_classes} must be 1 or more")
@@ -113,8 +116,22 @@ def _torchvision(name: str, num_classes: int, pretrained: bool, options: dict[st
         raise ConfigError(f"torchvision's {name} does not take {options}: {error}") from error
     if pretrained:
         weights = torchvision.models.get_model_weights(name).DEFAULT
-        _load_but_classifier(model, weights.get_state_dict(progress=True, check_hash=True), f"torchvision's {weights}")
+        with _downloading(f"torchvision's {weights}"):
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        _load_but_classifier(model, state, f"torchvision's {weights}")
     return model
+
+
+@contextmanager
+def _downloading(weights: str) -> Iterator[None]:
+    """One line instead of the many that a failed download leaves."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # no network, no such address, no space; or a wrong checksum
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{weights} cannot be had: {reason}; try again where the network reaches them, or leave out pretrained"
+        ) from error
 
 
 def _load_but_classifier(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
@@ -141,7 +158,8 @@ def _timm(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]
     if pretrained and not timm.is_model_pretrained(name):
         raise ConfigError(f"timm has no pretrained weights for '{name}'; leave out pretrained")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+        with _downloading(f"timm's weights of {name}") if pretrained else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     except TypeError as error:
         raise ConfigError(f"timm's {name} does not take {options}: {error}") from error
     return model

@@ -40,6 +40,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
     Raises:
         UnknownNameError: If the name is unknown; the message suggests a near one.
         ConfigError: If an option is wrong, or there are no pretrained weights.
+        CheckpointError: If the weights cannot be downloaded.
 
     Source:
         Hosts: arXiv 1512.03385. Places: arXiv 1905.09646, section 3; arXiv 1709.01507, figure 3.
