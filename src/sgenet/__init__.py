@@ -21,8 +21,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sgenet.attention import Attention as Attention
+    from sgenet.attention import BottleneckAttention as BottleneckAttention
+    from sgenet.attention import ConvBlockAttention as ConvBlockAttention
+    from sgenet.attention import EfficientChannelAttention as EfficientChannelAttention
+    from sgenet.attention import GatherExcite as GatherExcite
+    from sgenet.attention import GlobalContext as GlobalContext
+    from sgenet.attention import NoAttention as NoAttention
+    from sgenet.attention import SelectiveKernelConv as SelectiveKernelConv
+    from sgenet.attention import SimAM as SimAM
     from sgenet.attention import SpatialGroupEnhance as SpatialGroupEnhance
     from sgenet.attention import SqueezeExcite as SqueezeExcite
+    from sgenet.attention import StyleRecalibration as StyleRecalibration
     from sgenet.attention import create_attention as create_attention
     from sgenet.attention import list_attention as list_attention
     from sgenet.attention import register_attention as register_attention
@@ -38,13 +47,24 @@ if TYPE_CHECKING:
     from sgenet.models import save as save
     from sgenet.ops import spatial_group_enhance as spatial_group_enhance
     from sgenet.surgery import add_attention as add_attention
+    from sgenet.surgery import remove_attention as remove_attention
 
 _HOME = {
     "Attention": "attention",
+    "BottleneckAttention": "attention",
+    "ConvBlockAttention": "attention",
+    "EfficientChannelAttention": "attention",
+    "GatherExcite": "attention",
+    "GlobalContext": "attention",
+    "NoAttention": "attention",
+    "SelectiveKernelConv": "attention",
+    "SimAM": "attention",
     "SpatialGroupEnhance": "attention",
     "SqueezeExcite": "attention",
+    "StyleRecalibration": "attention",
     "TrainConfig": "classification",
     "add_attention": "surgery",
+    "remove_attention": "surgery",
     "create_attention": "attention",
     "create_model": "models",
     "evaluate": "classification",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,23 +18,83 @@ from sgenet.attention import Attention
 
 
 class Case(NamedTuple):
+    """A module under test.
+
+    Attributes:
+        axes: The numbers of spatial axes that it takes.
+        batch_norm: Whether it has batch norms, so that train and eval mode differ.
+        spread: Standard deviation of the random parameters, less where 1 would make rounding in half precision large.
+        unseen: Biases in front of a batch norm, which subtracts them again: they learn in eval mode alone.
+        exported: The least height and width of an exported program. torch.export settles whether a strided layer leaves
+            one position or more, so that a program for many sizes is one for those that leave more.
+    """
+
     name: str
     options: dict[str, Any] = {}  # noqa: RUF012  # never changed
     channels: int = 32
+    axes: tuple[int, ...] = (1, 2, 3)
+    batch_norm: bool = False
+    spread: float = 1.0
+    unseen: tuple[str, ...] = ()
+    exported: int = 1
 
+
+BAM = Case("bam", axes=(2,), batch_norm=True, spread=0.5, unseen=("channel.0.bias", "spatial.0.bias", "spatial.3.bias"))
 
 CASES = [
     Case("se"),
     Case("se", {"reduction": 4, "bias": False}),
+    Case("se", {"squeeze": "max", "reduction": 2}, spread=0.5),
+    Case("se", {"squeeze": "none"}),
+    Case("se", {"excitation": "tanh"}, spread=0.5),
+    Case("se", {"excitation": "relu"}, spread=0.5),
     Case("sge", {"groups": 8}),
     Case("sge", {"groups": 1}),
     Case("sge", {"groups": 32}),
+    Case("sge", {"groups": 8, "normalize": False, "initial_weight": 0.5, "initial_bias": -0.3}),
+    Case("eca"),
+    Case("eca", {"kernel_size": 7}),
+    Case("srm", batch_norm=True),
+    Case("simam"),
+    Case("simam", {"e_lambda": 0.1}),
+    Case("none"),
+    Case("cbam", axes=(2,), batch_norm=True),
+    Case("cbam", {"reduction": 4, "kernel_size": 3, "bias": False}, axes=(2,), batch_norm=True),
+    BAM._replace(unseen=(*BAM.unseen, "spatial.6.bias")),
+    BAM._replace(options={"reduction": 4, "dilation": 2, "convolutions": 1}),
+    Case("ge"),
+    Case("ge", {"extent": 2}, exported=3),
+    Case("ge", {"extent": 8}, exported=9),
+    Case("ge", {"extent": 2, "variant": "theta"}, axes=(2,), batch_norm=True, exported=3),
+    Case("ge", {"extent": 4, "variant": "theta-plus"}, axes=(2,), batch_norm=True, exported=5),
+    Case("gc", spread=0.5),
+    Case("gc", {"reduction": 4}, spread=0.5),
+    Case("gc", {"reduction": 4, "fusion": "mul"}, spread=0.5),
 ]
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case.name}-{'-'.join(map(str, case.options.values()))}")
+def name_of(case: Case) -> str:
+    return f"{case.name}-{'-'.join(map(str, case.options.values()))}"
+
+
+def with_maps(*maps: tuple[int, ...]) -> pytest.MarkDecorator:
+    """Every case with each of the maps that has a number of axes it takes."""
+    pairs = [(case, spatial) for case in CASES for spatial in maps if len(spatial) in case.axes]
+    return pytest.mark.parametrize(
+        ("case", "spatial"), pairs, ids=[f"{name_of(case)}-{'x'.join(map(str, spatial))}" for case, spatial in pairs]
+    )
+
+
+def with_modes(function: Callable[..., None]) -> Callable[..., None]:
+    """Every case in train mode, and those in which eval mode is something else in that too."""
+    pairs = [(case, training) for case in CASES for training in ((True, False) if case.batch_norm else (True,))]
+    ids = [f"{name_of(case)}-{'train' if training else 'eval'}" for case, training in pairs]
+    return pytest.mark.parametrize(("case", "training"), pairs, ids=ids)(function)
+
+
+@pytest.fixture(params=CASES, ids=name_of)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
@@ -43,12 +104,17 @@ def create(case: Case, **more: Any) -> Attention:
 
 
 def create_random(case: Case, **more: Any) -> Attention:
-    """A module whose parameters are all random, so that an initial zero hides nothing."""
+    """A module whose parameters and running statistics are all random, so that an initial zero hides nothing."""
     module = create(case, **more)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(case.spread * values)
+        for name, buffer in module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                values = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
+                buffer.copy_(values + 0.5 if name.endswith("var") else values)
     return module
 
 
@@ -56,23 +122,33 @@ def sample(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("spatial", [(7,), (7, 7), (14, 14), (5, 9), (1, 6), (1, 1), (3, 4, 5)])
+@with_maps((7,), (7, 7), (14, 14), (5, 9), (1, 6), (1, 1), (3, 4, 5))
 def test_output_is_input_times_gate_within_its_range(case, spatial):
     module = create_random(case, dtype=torch.float64)
     x = sample(2, case.channels, *spatial, dtype=torch.float64)
-    gate = module.gate(x)
-    torch.testing.assert_close(module(x), x * gate, rtol=1e-12, atol=1e-12)
-    low, high = module.gate_range
-    assert low <= gate.min()
-    assert gate.max() <= high  # the sigmoid rounds to 1
+    for training in (True, False):
+        module.train(training)
+        gate = module.gate(x)
+        if module.gate_range is None:  # no gate, but the share of each position in what is looked at
+            assert gate.min() >= 0
+            torch.testing.assert_close(gate.flatten(1).sum(1), torch.ones(2, dtype=torch.float64))
+            assert gate.shape == (2, 1, *spatial)
+            continue
+        torch.testing.assert_close(module(x), x * gate, rtol=1e-12, atol=1e-12)
+        low, high = module.gate_range
+        assert low <= gate.min()
+        assert gate.max() <= high  # the sigmoid rounds to 1
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float16, 4e-3), (torch.bfloat16, 4e-2), (torch.float32, 2e-5), (torch.float64, 1e-12)],
 )
-def test_dtype_is_kept_and_agrees_with_float64(case, dtype, tolerance):
-    module, x = create_random(case, dtype=dtype), sample(2, case.channels, 6, 6, dtype=dtype)
+@with_modes
+def test_dtype_is_kept_and_agrees_with_float64(case, training, dtype, tolerance):
+    module = create_random(case, dtype=dtype).train(training)
+    batch = 8 if case.batch_norm and training else 2  # two values with mean 0 and deviation 1 are -1 and 1, or rounding
+    x = sample(batch, case.channels, 6, 6, dtype=dtype)
     y = module(x)
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), copy.deepcopy(module).double()(x.double()), rtol=tolerance, atol=tolerance)
@@ -80,9 +156,13 @@ def test_dtype_is_kept_and_agrees_with_float64(case, dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [1, 7, 112])
-def test_half_precision_stays_finite_at_activations_of_1e3(case, dtype, size):
+@with_modes
+def test_half_precision_stays_finite_at_activations_of_1e3(case, training, dtype, size):
     x = (sample(1, case.channels, size, size) + 1.0).mul(1e3).to(dtype)
-    assert create(case, dtype=dtype)(x).isfinite().all()
+    module = create(case, dtype=dtype).train(training)
+    unbounded = module.gate_range is not None and module.gate_range[1] == torch.inf
+    y = module.gate(x) if unbounded else module(x)  # times a large gate it is more than a float16 can be
+    assert y.isfinite().all()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -109,18 +189,23 @@ def test_result_does_not_depend_on_memory_format(case):
 
 
 @pytest.mark.parametrize("spatial", [(7, 7), (1, 1)])
-def test_empty_batch(case, spatial):
-    module, x = create(case), torch.zeros(0, case.channels, *spatial, requires_grad=True)
+@with_modes
+def test_empty_batch(case, training, spatial):
+    module, x = create(case).train(training), torch.zeros(0, case.channels, *spatial, requires_grad=True)
+    before = copy.deepcopy(module.state_dict())
     y = module(x)
     y.sum().backward()
     assert y.shape == x.shape
     assert x.grad.shape == x.shape
+    statistics = [name for name in before if "running" in name]
+    assert all(torch.equal(module.state_dict()[name], before[name]) for name in statistics)
 
 
 @pytest.mark.parametrize("spatial", [(1, 1), (4, 4), (7, 7)])
 @pytest.mark.parametrize("value", [0.0, 1e-6, 13.7, 1e3])
-def test_constant_maps_have_finite_values_and_gradients(case, spatial, value):
-    module = create_random(case)
+@with_modes
+def test_constant_maps_have_finite_values_and_gradients(case, training, spatial, value):
+    module = create_random(case).train(training)
     x = torch.full((2, case.channels, *spatial), value, requires_grad=True)
     y = module(x)
     y.sum().backward()
@@ -147,45 +232,70 @@ def test_any_map_gives_finite_values_of_its_shape(index, batch, height, width, s
     assert x.grad.isfinite().all()
 
 
+def test_one_value_a_channel_is_normalised_with_the_running_statistics(case):
+    module, x = create_random(case), sample(1, case.channels, *(1,) * case.axes[0])
+    running = copy.deepcopy(dict(module.named_buffers()))
+    y = module.train()(x)
+    assert torch.equal(y, module.eval()(x))
+    for name, buffer in module.named_buffers():
+        assert torch.equal(buffer, running[name]), name
+
+
 def test_samples_do_not_see_each_other(case):
     module, x = create_random(case).eval(), sample(3, case.channels, 6, 6)
     torch.testing.assert_close(module(x)[1:2], module(x[1:2]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("spatial", [(4, 3), (5,), (1, 1)])
+@with_maps((4, 3), (5,), (1, 1))
 def test_gradients_agree_with_finite_differences(case, spatial):
     small = case._replace(channels=8, options=case.options | ({"groups": 2} if "groups" in case.options else {}))
     module = create_random(small, dtype=torch.float64)
-    names, parameters = zip(*module.named_parameters(), strict=True)
+    parameters = dict(module.named_parameters())
     x = sample(2, 8, *spatial, dtype=torch.float64).requires_grad_()
 
     def call(x: Tensor, *values: Tensor) -> Tensor:
-        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
+        return torch.func.functional_call(module, dict(zip(parameters, values, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(call, (x, *parameters))
+    for training in (True, False) if case.batch_norm else (True,):
+        module.train(training)
+        assert torch.autograd.gradcheck(call, (x, *parameters.values()))
 
 
-def test_every_parameter_learns_from_the_start_even_as_identity(case):
+@with_modes
+def test_every_parameter_learns_from_the_start_even_as_identity(case, training):
     torch.manual_seed(0)  # SE's two hidden units may both be dead for another seed
-    module = create(case)
+    # What stands in front of two batch norms learns slowly at first, less than float32 resolves beside a weight of 1.
+    dtype = torch.float64 if case.batch_norm else torch.float32
+    module = create(case, dtype=dtype).train(training)
     module.start_as_identity()
+    if not [*module.parameters()]:
+        return
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    x = sample(4, case.channels, 6, 6)
+    x = sample(4, case.channels, 6, 6, dtype=dtype)
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     for _ in range(3):
         optimizer.zero_grad()
         (module(x) - 0.5 * x.square()).square().mean().backward()
         optimizer.step()
     for name, parameter in module.named_parameters():
-        assert not torch.equal(parameter, before[name]), name
+        if case.batch_norm:
+            change = (parameter - before[name]).abs().max()
+            assert change < 1e-12 if training and name in case.unseen else change > 1e-10, name
+        else:
+            assert not torch.equal(parameter, before[name]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_start_as_identity_returns_the_input_bit_for_bit(case, dtype):
+@with_modes
+def test_start_as_identity_returns_the_input_bit_for_bit(case, training, dtype):
     module = create(case)
     module.start_as_identity()
-    x = sample(2, case.channels, 7, 7, dtype=dtype)
-    assert torch.equal(module.to(dtype)(x), x)
+    module.to(dtype).train(training)
+    for shape in [(2, 7, 7), (1, 5, 9), (1, 1, 1)]:
+        x = sample(shape[0], case.channels, *shape[1:], dtype=dtype)
+        assert torch.equal(module(x), x)
+        subnormal = x * torch.finfo(dtype).tiny  # a gate on the way that is not 1 would cost bits of these
+        assert torch.equal(module(subnormal), subnormal)
 
 
 def test_the_factor_of_the_identity_travels_with_the_state_dict(case):
@@ -195,8 +305,10 @@ def test_the_factor_of_the_identity_travels_with_the_state_dict(case):
     other.load_state_dict(module.half().state_dict())
     x = sample(2, case.channels, 5, 5)
     assert torch.equal(other(x), x)
-    other.load_state_dict(create(case).state_dict())
-    assert other.scale == 1.0
+    if plain := create(case).state_dict():  # of a module without weights there is nothing in a checkpoint to tell
+        other.load_state_dict(plain)
+        assert other.scale == 1.0
+        assert other.blend is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -238,10 +350,12 @@ def test_compiles_with_inductor(case):
 def test_exports_with_dynamic_batch_height_and_width(case):
     module = create_random(case).eval()
     program = torch.export.export(
-        module, (sample(2, case.channels, 8, 7),), dynamic_shapes={"x": {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}}
+        module,
+        (sample(2, case.channels, max(8, case.exported), max(7, case.exported)),),
+        dynamic_shapes={"x": {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}},
     ).module()
-    for shape in [(1, 1, 1), (4, 5, 6), (2, 1, 9), (3, 14, 14)]:
-        x = sample(shape[0], case.channels, *shape[1:])
+    for batch, height, width in [(1, 1, 1), (4, 5, 6), (2, 1, 9), (3, 14, 14), (2, 19, 31)]:
+        x = sample(batch, case.channels, max(height, case.exported), max(width, case.exported))
         torch.testing.assert_close(program(x), module(x), rtol=1e-5, atol=1e-6)
 
 
@@ -254,9 +368,11 @@ def test_deepcopy_pickle_and_repr(case):
     assert type(module).__name__ in repr(module)
 
 
-def test_device_and_dtype_arguments_reach_every_parameter(case):
+def test_device_and_dtype_arguments_reach_every_parameter_and_buffer(case):
     module = create(case, device="meta", dtype=torch.float64)
-    assert {(p.device.type, p.dtype) for p in module.parameters()} == {("meta", torch.float64)}
+    tensors = [*module.parameters(), *module.buffers()]
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+    assert all(tensor.dtype == torch.float64 for tensor in tensors if tensor.is_floating_point())
 
 
 def test_it_fits_timms_attention_slot(case):
@@ -270,9 +386,13 @@ def test_it_fits_timms_attention_slot(case):
     assert model(sample(2, 3, 32, 32)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("bad", [sample(32, 7), sample(2, 31, 7, 7), sample(1, 32, 2, 2, 2, 2)])
-def test_input_that_does_not_fit_is_refused(case, bad):
-    module = create_random(case)
+@pytest.mark.parametrize("axes", range(5))
+@pytest.mark.parametrize("channels", [31, 32])
+def test_input_that_does_not_fit_is_refused(case, axes, channels):
+    if channels == case.channels and axes in case.axes:
+        return
+    module, bad = create_random(case), sample(2, channels, *(2,) * axes)
+    rule = "height, width" if case.axes == (2,) else "1 to 3 spatial axes"
     for call in (module, module.gate):
-        with pytest.raises(ValueError, match=r"takes \(batch, 32, 1 to 3 spatial axes\), not a tensor of shape"):
+        with pytest.raises(ValueError, match=rf"takes \(batch, 32, {rule}\), not a tensor of shape"):
             call(bad)

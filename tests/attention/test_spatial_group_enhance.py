@@ -74,6 +74,47 @@ def test_groups_must_divide_the_channels_and_the_message_offers_one_that_does(ch
     assert channels % offered == 0
 
 
+def test_initial_values_of_the_ablations():
+    module = sgenet.SpatialGroupEnhance(64, groups=8, initial_weight=1.0, initial_bias=-0.5)
+    assert (module.weight == 1).all()
+    assert (module.bias == -0.5).all()
+    torch.nn.init.zeros_(module.weight)
+    module.reset_parameters()
+    assert (module.weight == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{"initial_bias": 0.0}, {"initial_bias": -0.3, "initial_weight": 1.0}])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_as_the_identity_other_initial_values_are_given_up(normalize, options, dtype):
+    module = sgenet.SpatialGroupEnhance(64, groups=8, normalize=normalize, **options)
+    module.start_as_identity()
+    x = torch.randn(2, 64, 7, 7).to(dtype)
+    assert torch.equal(module.to(dtype)(x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_without_normalisation_large_activations_stay_finite(dtype):
+    module = sgenet.SpatialGroupEnhance(64, groups=2, normalize=False, initial_weight=1.0)
+    x = (torch.randn(2, 64, 9, 9) + 1).mul(1e3).to(dtype).requires_grad_()
+    y = module(x)
+    y.float().sum().backward()
+    for tensor in (y, x.grad, module.weight.grad, module.bias.grad):
+        assert tensor.isfinite().all()
+
+
+def test_repr_tells_that_the_normalisation_is_off():
+    module = sgenet.SpatialGroupEnhance(256, normalize=False)
+    assert repr(module) == "SpatialGroupEnhance(256, groups=64, eps=1e-05, normalize=False)"
+
+
+@pytest.mark.parametrize("option", ["initial_weight", "initial_bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_initial_values_must_be_finite(option, value):
+    with pytest.raises(ConfigError, match=f"{option}={value} is not finite"):
+        sgenet.SpatialGroupEnhance(64, **{option: value})
+
+
 @pytest.mark.parametrize("eps", [0.0, -1e-5, float("nan")])
 def test_eps_must_be_positive(eps):
     with pytest.raises(ConfigError, match="must be positive"):

@@ -60,6 +60,24 @@ def test_eps_is_added_to_the_deviation_not_to_the_variance():
     torch.testing.assert_close(gate[0, 0], expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_normalisation_the_similarity_itself_makes_the_gate(layout):
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    weight, bias = torch.randn(2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    y = sgenet.spatial_group_enhance(x.contiguous(memory_format=layout), weight, bias, 2, normalize=False)
+    gates = spatial_group_gate(x, weight, bias, 2, normalize=False)
+    for b in range(2):
+        for k in range(2):
+            part = x[b, 3 * k : 3 * k + 3]
+            g = part.flatten(1).sum(1) / 12
+            for i in range(3):
+                for j in range(4):
+                    c = sum(float(g[n] * part[n, i, j]) for n in range(3))
+                    gate = 1 / (1 + math.exp(-(float(weight[k]) * c + float(bias[k]))))
+                    assert math.isclose(gates[b, k, i, j], gate, rel_tol=1e-9)
+                    torch.testing.assert_close(y[b, 3 * k : 3 * k + 3, i, j], gate * part[:, i, j])
+
+
 @pytest.mark.parametrize("spatial", [(9,), (3, 3), (2, 3, 2)])
 def test_spatial_axes_are_only_positions(spatial):
     x = torch.randn(2, 8, *spatial, dtype=torch.float64)

@@ -7,11 +7,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 import sgenet
 from sgenet.errors import ConfigError, UnknownNameError
-from sgenet.surgery import attach_recorded, attention_report, find_sites
+from sgenet.surgery import Attended, attach_recorded, attention_report
 
 HOSTS = {
     "torchvision-resnet18": lambda: torchvision.models.resnet18(num_classes=7),
@@ -20,6 +21,12 @@ HOSTS = {
     "timm-resnet18": lambda: timm.create_model("resnet18", num_classes=7),
     "timm-resnet50d": lambda: timm.create_model("resnet50d", num_classes=7),
     "cifar-resnet20": lambda: sgenet.create_model("resnet20_cifar", 7),
+    "torchvision-mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=7),  # appended
+    "timm-efficientnet_lite0": lambda: timm.create_model("efficientnet_lite0", num_classes=7, drop_path_rate=0.2),
+    "timm-res2net50": lambda: timm.create_model("res2net50_26w_4s", num_classes=7),  # wrapped
+    "torchvision-densenet121": lambda: torchvision.models.densenet121(num_classes=7),
+    "timm-mambaout_femto": lambda: timm.create_model("mambaout_femto", num_classes=7),  # channels last
+    "torchvision-vgg11_bn": lambda: torchvision.models.vgg11_bn(num_classes=7),
 }
 BLOCKS = {
     "torchvision-resnet18": 8,
@@ -28,7 +35,15 @@ BLOCKS = {
     "timm-resnet18": 8,
     "timm-resnet50d": 16,
     "cifar-resnet20": 9,
+    "torchvision-mobilenet_v2": 10,
+    "timm-efficientnet_lite0": 9,
+    "timm-res2net50": 16,
+    "torchvision-densenet121": 58,
+    "timm-mambaout_femto": 18,
+    "torchvision-vgg11_bn": 8,
 }
+RESNETS = [name for name in HOSTS if "resnet" in name or "resnext" in name]
+POSITIONS = ["residual", "pre", "post", "identity", "inner", "stage"]
 
 
 def trained_looking(model: nn.Module) -> nn.Module:
@@ -70,10 +85,34 @@ def test_output_keys_and_tensors_of_the_host_are_kept(host, attention):
 
 
 def test_training_mode_output_is_kept_too(host):
-    model = trained_looking(HOSTS[host]()).train()
+    model = trained_looking(HOSTS[host]()).double().train()
     twin = sgenet.add_attention(copy.deepcopy(model), "sge").train()
-    images = torch.randn(4, 3, 64, 64)
-    torch.testing.assert_close(twin(images), model(images), rtol=0, atol=0)
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    outputs = []
+    for network in (model, twin):
+        torch.manual_seed(0)  # of dropout and drop path
+        outputs.append(network(images))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("attention", [name for name in sgenet.list_attention() if name != "none"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_module_at_every_position_keeps_the_output_and_goes_again(position, attention):
+    model = trained_looking(ResNet(Bottleneck, [2, 1, 1, 1], num_classes=7)).eval()
+    keys, state = list(model.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    plain = model(images)
+    sgenet.add_attention(model, attention, position=position)
+    assert len(attention_report(model).placed) == (3 if position == "stage" else 5)
+    torch.testing.assert_close(model(images), plain, rtol=1e-6, atol=1e-6)
+    assert set(keys) < set(model.state_dict())
+
+    assert sgenet.remove_attention(model) is model
+    assert list(model.state_dict()) == keys
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model(images), plain)
+    assert attention_report(model) is None
+    assert not any(isinstance(module, (sgenet.Attention, Attended)) for module in model.modules())
 
 
 def test_every_attention_weight_gets_a_gradient(host):
@@ -85,12 +124,13 @@ def test_every_attention_weight_gets_a_gradient(host):
             assert (parameter.grad != 0).any(), f"{placed.module}.{name}"
 
 
+@pytest.mark.parametrize("host", RESNETS)
 def test_attention_sits_after_the_last_bn_and_before_the_sum(host):
     model = sgenet.add_attention(trained_looking(HOSTS[host]()), "sge", keep_output=False).eval()
-    site = find_sites(model)[0]
-    block, seen = model.get_submodule(site.block), {}
+    placed, seen = attention_report(model).placed[0], {}
+    block = model.get_submodule(placed.module.rpartition(".")[0])
     last_bn = block.bn3 if hasattr(block, "bn3") else block.bn2
-    attention = model.get_submodule(site.module)
+    attention = model.get_submodule(placed.module)
     last_bn.register_forward_hook(lambda m, i, o: seen.update(bn=o.clone()))
     attention.register_forward_pre_hook(lambda m, i: seen.update(into=i[0].clone()))
     attention.register_forward_hook(lambda m, i, o: seen.update(out=o.clone()))
@@ -99,6 +139,52 @@ def test_attention_sits_after_the_last_bn_and_before_the_sum(host):
     assert torch.equal(seen["into"], seen["bn"])
     shortcut = seen["shortcut"] if block.downsample is None else block.downsample(seen["shortcut"])
     torch.testing.assert_close(seen["block"], torch.relu(seen["out"] + shortcut))
+
+
+FIGURE_5 = {
+    "residual": lambda x, f, se: f.relu(se(branch_of(f, x)) + f.downsample(x)),
+    "pre": lambda x, f, se: f.relu(branch_of(f, se(x)) + f.downsample(x)),
+    "post": lambda x, f, se: se(f.relu(branch_of(f, x) + f.downsample(x))),
+    "identity": lambda x, f, se: f.relu(branch_of(f, x) + se(f.downsample(x))),
+    "inner": lambda x, f, se: f.relu(branch_of(f, x, se) + f.downsample(x)),
+}
+
+
+def branch_of(block: nn.Module, x: Tensor, middle: nn.Module | None = None) -> Tensor:
+    x = torch.relu(block.bn1(block.conv1(x)))
+    x = block.bn2(block.conv2(x))
+    return block.bn3(block.conv3(torch.relu(x if middle is None else middle(x))))
+
+
+@pytest.mark.parametrize("position", FIGURE_5)
+def test_positions_of_figure_5_compute_what_they_say(position):
+    model = trained_looking(torchvision.models.resnet50(num_classes=7)).eval()
+    sgenet.add_attention(model, "sge", position=position, keep_output=False, stages=2)
+    seen: dict[str, Tensor] = {}
+    model.maxpool.register_forward_hook(lambda m, i, o: seen.update(x=o.clone()))
+    model.layer1[0].register_forward_hook(lambda m, i, o: seen.update(y=o.clone()))
+    model(torch.randn(2, 3, 64, 64))
+    attention = model.get_submodule(attention_report(model).placed[0].module)
+    block = sgenet.remove_attention(copy.deepcopy(model)).layer1[0]
+    block._forward_hooks.clear()
+    torch.testing.assert_close(seen["y"], FIGURE_5[position](seen["x"], block, attention))
+
+
+def test_global_gather_excite_takes_the_size_of_each_map():
+    images = torch.randn(2, 3, 64, 96)
+    model = torchvision.models.resnet18().eval()
+    plain = model(images)
+    sgenet.add_attention(model, "ge", variant="theta", example=images)
+    assert [p.options["size"] for p in attention_report(model).placed][::2] == [[16, 24], [8, 12], [4, 6], [2, 3]]
+    torch.testing.assert_close(model(images), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_stages_choose_and_are_checked():
+    model = sgenet.add_attention(torchvision.models.resnet50(), "se", stages=[3, 5])
+    assert {p.stage for p in attention_report(model).placed} == {3, 5}
+    assert len(attention_report(model).placed) == 4 + 3
+    with pytest.raises(ConfigError, match=r"stages=\[6\] are not all there: .* stages 2, 3, 4, 5"):
+        sgenet.add_attention(torchvision.models.resnet50(), "se", stages=6)
 
 
 def test_keep_output_false_starts_as_the_paper(host):
@@ -120,13 +206,42 @@ def test_groups_are_fitted_and_the_report_says_so():
     assert "groups=16 instead of 64" in text
 
 
-def test_blocks_that_have_attention_are_passed_over_by_name():
-    model = timm.create_model("resnet26", num_classes=3)
-    model.layer1[0].se = sgenet.SqueezeExcite(256)
-    report = attention_report(sgenet.add_attention(model, "sge"))
-    assert report.passed_over == (("layer1.0.se", "has attention already"),)
+def test_blocks_that_have_attention_are_kept_replaced_or_refused():
+    def host() -> nn.Module:
+        model = timm.create_model("resnet26", num_classes=3)
+        model.layer1[0].se = timm.layers.SEModule(256)
+        return model.eval()
+
+    report = attention_report(sgenet.add_attention(host(), "sge"))
+    assert report.passed_over == (("layer1.0", "has attention already: layer1.0.se"),)
     assert len(report.placed) == 7
-    assert "passed over: layer1.0.se (has attention already)" in str(report)
+    assert "passed over: layer1.0 (has attention already: layer1.0.se)" in str(report)
+
+    model = host()
+    before = model.state_dict()
+    report = attention_report(sgenet.add_attention(model, "sge", existing="replace"))
+    assert len(report.placed) == 8
+    assert (report.placed[0].module, report.placed[0].attach) == ("layer1.0.se", "replace")
+    assert "was SEModule" in report.placed[0].note
+    assert "layer1.0.se.fc1.weight" not in model.state_dict()
+    restored = sgenet.remove_attention(model).state_dict()
+    assert restored.keys() == before.keys()
+    assert all(torch.equal(restored[k], v) for k, v in before.items())
+
+    with pytest.raises(ConfigError, match=r"has attention already, first at 'layer1\.0\.se'; existing='keep'"):
+        sgenet.add_attention(host(), "sge", existing="error")
+    with pytest.raises(ConfigError, match="existing='overwrite' is not possible"):
+        sgenet.add_attention(host(), "sge", existing="overwrite")
+    with pytest.raises(ConfigError, match="every place in this ResNet has attention already; existing='replace'"):
+        sgenet.add_attention(timm.create_model("seresnet18"), "sge")
+
+
+def test_replacing_works_where_the_attention_stands():
+    model = sgenet.add_attention(timm.create_model("mobilenetv3_small_100"), "eca", existing="replace")
+    replaced = [p for p in attention_report(model).placed if p.attach == "replace"]
+    assert len(replaced) == 9
+    assert not any(type(module).__name__ == "SqueezeExcite" for module in model.modules())
+    assert model.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
 
 
 def test_a_network_survives_deepcopy_pickle_half_precision_and_channels_last(host):
@@ -169,7 +284,19 @@ def test_a_report_rebuilds_the_same_network(host):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: sgenet.add_attention(nn.Linear(3, 3), "sge"), "Linear has no place for attention that sgenet knows"),
+        (lambda: sgenet.add_attention(nn.Linear(3, 3), "sge"), "Linear has no convolution"),
+        (lambda: sgenet.add_attention(torchvision.models.vgg11(), "sge", position="post"), "it has residual"),
+        (lambda: sgenet.add_attention(torchvision.models.resnet18(), "sge", position="up"), "no position 'up'"),
+        (lambda: sgenet.remove_attention(torchvision.models.resnet18()), "no attention was added to this ResNet"),
+        (lambda: sgenet.add_attention(torchvision.models.resnet18(), "sk"), "it replaces 3x3 convolutions"),
+        (
+            lambda: sgenet.add_attention(torch.jit.script(torchvision.models.resnet18()), "sge"),
+            "compiled to TorchScript; add attention before scripting",
+        ),
+        (
+            lambda: sgenet.add_attention(torchvision.models.quantization.resnet18(quantize=True), "sge"),
+            "is quantised .* add attention before quantising",
+        ),
         (
             lambda: sgenet.add_attention(sgenet.add_attention(torchvision.models.resnet18(), "se"), "sge"),
             "has 'se' already",
@@ -181,7 +308,7 @@ def test_a_report_rebuilds_the_same_network(host):
                 torchvision.models.resnet18(),
                 attention_report(sgenet.add_attention(torchvision.models.resnet50(), "sge")),
             ),
-            "has no place 'layer1.0.attention' with 256 channels",
+            "has no module 'layer1.2' for attention",
         ),
     ],
 )

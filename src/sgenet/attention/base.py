@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sgenet.errors import ConfigError
 
@@ -17,11 +18,13 @@ class Attention(nn.Module):
     """Base class: a module that multiplies its input with a gate, and keeps shape, dtype and memory format.
 
     A subclass takes `(channels, *, ..., device=None, dtype=None)`, so that it also fits timm's `attn_layer`, declares
-    the range of its gate and computes it. A module that does not multiply declares no range and has its own `forward`.
+    the range of its gate and computes it. A module that does not multiply declares no range and has its own `attend`.
 
     Attributes:
         channels: Number of input channels.
-        gate_range: The interval the gate lies in before `scale` and `blend`, or None where there is no gate.
+        gate_range: The interval the gate lies in before `scale` and `blend`, or None where there is no gate. A class
+            attribute; where it depends on an option, the instance has its own.
+        spatial_axes: The least and the greatest number of spatial axes of an input; as `gate_range`.
         scale: A constant factor on the gate: 1.0, unless `start_as_identity` was called. It is written to the
             state_dict as a float64 scalar when it is not 1.0. It is no buffer, because a cast of the network to half
             precision would round it, and the output would not be kept any more.
@@ -29,7 +32,8 @@ class Attention(nn.Module):
             gate: 1 + blend (gate - 1). `start_as_identity` creates it, at 0.
     """
 
-    gate_range: ClassVar[tuple[float, float] | None]
+    gate_range: tuple[float, float] | None
+    spatial_axes: tuple[int, int] = (1, 3)
     channels: int
     scale: float
     blend: nn.Parameter | None
@@ -46,19 +50,35 @@ class Attention(nn.Module):
         self.register_parameter("blend", None)
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse a tensor that is not (B, C, 1 to 3 spatial axes).
+        """Refuse a tensor that is not (B, C, *spatial) with as many spatial axes as `spatial_axes` allows.
 
         Raises:
             ConfigError: If it is not; the message names its shape.
         """
-        if not 3 <= x.dim() <= 5 or x.shape[1] != self.channels:
+        least, most = self.spatial_axes
+        if not least + 2 <= x.dim() <= most + 2 or x.shape[1] != self.channels:
+            axes = "height, width" if least == most == 2 else f"{least} to {most} spatial axes"
             raise ConfigError(
-                f"{type(self).__name__}({self.channels}) takes (batch, {self.channels}, 1 to 3 spatial axes), "
+                f"{type(self).__name__}({self.channels}) takes (batch, {self.channels}, {axes}), "
                 f"not a tensor of shape {tuple(x.shape)}"
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply `x` with its gate.
+        """What `attend` computes.
+
+        Args:
+            x: Input of shape (B, C, *spatial).
+
+        Returns:
+            A tensor of the shape, dtype and memory format of `x`.
+        """
+        if isinstance(x, Proxy):
+            # For torch.fx a module is one node, as torch's own layers are: how it asks for sizes is not its business.
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        return self.attend(x)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Multiply `x` with its gate; a module that does something else has its own.
 
         Args:
             x: Input of shape (B, C, *spatial).
@@ -85,17 +105,18 @@ class Attention(nn.Module):
         """Change parameters, `scale` and `blend` so that the module returns its input and can still learn."""
 
     @classmethod
-    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+    def fit_options(cls, channels: int, options: dict[str, Any], size: tuple[int, ...] | None = None) -> dict[str, Any]:
         """Adapt options to a place with `channels` channels, where the asked ones would not fit.
 
         Args:
             channels: Channels at the place.
             options: What the user asked for.
+            size: Of the map at the place, for a module that fits one size alone.
 
         Returns:
             The options to build the module with.
         """
-        del channels
+        del channels, size
         return options
 
     def start_blended(self) -> None:
@@ -127,7 +148,10 @@ class Attention(nn.Module):
         if key in state_dict:
             self.scale = float(state_dict[key])
         elif any(name.startswith(prefix) for name in state_dict):
-            self.scale = 1.0  # weights that were written without a factor were trained without one
+            # Weights that were written without a factor or a blend were trained without one.
+            self.scale = 1.0
+            if prefix + "blend" not in state_dict:
+                self.blend = None
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

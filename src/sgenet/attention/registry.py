@@ -14,6 +14,11 @@ __all__ = ["attention_class", "create_attention", "list_attention", "register_at
 _CLASSES: dict[str, type[Attention]] = {}
 _Class = TypeVar("_Class", bound=type[Attention])
 
+# What is asked for like an attention module and is none, and what to use instead.
+_NO_INSERTION = {
+    "sk": "it replaces 3x3 convolutions, so a network has to be built with it, e.g. sgenet.create_model('sk_resnet50')"
+}
+
 
 def register_attention(name: str) -> Callable[[_Class], _Class]:
     """Register a subclass of `Attention` under a short name, as a class decorator.
@@ -54,7 +59,7 @@ def list_attention() -> list[str]:
 
     Examples:
         >>> list_attention()
-        ['se', 'sge']
+        ['bam', 'cbam', 'eca', 'gc', 'ge', 'none', 'se', 'sge', 'simam', 'srm']
     """
     return sorted(_CLASSES)
 
@@ -64,8 +69,11 @@ def attention_class(name: str) -> type[Attention]:
 
     Raises:
         UnknownNameError: If there is none.
+        ConfigError: If the name is of something that cannot be put into a network, as "sk".
     """
     if name not in _CLASSES:
+        if name in _NO_INSERTION:
+            raise ConfigError(f"'{name}' cannot be put into a network as an attention module: {_NO_INSERTION[name]}")
         raise UnknownNameError(
             f"there is no attention module '{name}'.{did_you_mean(name, _CLASSES)} Known: {', '.join(list_attention())}"
         )
@@ -85,7 +93,8 @@ def create_attention(name: str, channels: int, **options: Any) -> Attention:  # 
 
     Raises:
         UnknownNameError: If the name is unknown.
-        ConfigError: If an option is unknown to the module, or has a value that it cannot use.
+        ConfigError: If the name is of something that cannot be put into a network, as "sk"; if an option is
+            unknown to the module, or has a value that it cannot use.
 
     Examples:
         >>> create_attention("sge", 256, groups=32)

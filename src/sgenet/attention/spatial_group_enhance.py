@@ -7,7 +7,7 @@ arXiv 1905.09646.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,23 @@ class SpatialGroupEnhance(Attention):
         channels: C, the number of input channels.
         groups: G, a divisor of C; 64 in the paper.
         eps: Added to the standard deviation, outside the root.
+        normalize: Whether a group's similarities are normalised over the positions; without, only for the ablation.
+        initial_weight: What γ starts at: 0 in the paper, other values only for the ablation.
+        initial_bias: What β starts at: 1 in the paper.
         device: Where the parameters are created.
         dtype: Of the parameters.
 
     Attributes:
-        weight: γ, shape (1, G, 1, 1), zeros at the start.
-        bias: β, shape (1, G, 1, 1), ones at the start.
+        weight: γ, shape (1, G, 1, 1), `initial_weight` at the start.
+        bias: β, shape (1, G, 1, 1), `initial_bias` at the start.
 
     Shape:
         - Input: (B, C, *spatial) with 1, 2 or 3 spatial axes of any size, any floating dtype, any memory format.
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ConfigError: If C is not divisible by `groups` (a ValueError that offers divisors).
+        ConfigError: If C is not divisible by `groups` (a ValueError that offers divisors), if `eps` is not positive, or
+            an initial value not finite.
 
     Source:
         arXiv 1905.09646, section 3. `weight` and `bias` have the names and shapes of the authors' checkpoints.
@@ -57,7 +61,7 @@ class SpatialGroupEnhance(Attention):
         (torch.Size([2, 256, 7, 7]), 0.7311)
     """
 
-    gate_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    gate_range = (0.0, 1.0)
 
     def __init__(
         self,
@@ -65,6 +69,9 @@ class SpatialGroupEnhance(Attention):
         groups: int = 64,
         *,
         eps: float = 1e-5,
+        normalize: bool = True,
+        initial_weight: float = 0.0,
+        initial_bias: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -72,21 +79,29 @@ class SpatialGroupEnhance(Attention):
         check_groups(channels, groups)
         if not eps > 0:
             raise ConfigError(f"eps={eps} must be positive: it keeps the division by a zero deviation finite")
+        for option, value in (("initial_weight", initial_weight), ("initial_bias", initial_bias)):
+            if not math.isfinite(value):
+                raise ConfigError(
+                    f"{option}={value} is not finite; the paper starts with a weight of 0 and a bias of 1"
+                )
         self.groups = groups
         self.eps = eps
+        self.normalize = normalize
+        self.initial_weight = initial_weight
+        self.initial_bias = initial_bias
         self.weight = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set `weight` to zeros and `bias` to ones, as in the paper."""
-        nn.init.zeros_(self.weight)
-        nn.init.ones_(self.bias)
+        """Set `weight` and `bias` to their initial values: zeros and ones in the paper."""
+        nn.init.constant_(self.weight, self.initial_weight)
+        nn.init.constant_(self.bias, self.initial_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:
         """Multiply `x` with its gate."""
         self.check_input(x)
-        return spatial_group_enhance(x, self.weight, self.bias, self.groups, self.eps, self.scale)
+        return spatial_group_enhance(x, self.weight, self.bias, self.groups, self.eps, self.scale, self.normalize)
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate of each position: (B, C, *spatial), equal for the channels of one group.
@@ -98,16 +113,22 @@ class SpatialGroupEnhance(Attention):
     def masks(self, x: Tensor) -> Tensor:
         """The gate of each group, as pictures: (B, G, *spatial)."""
         self.check_input(x)
-        return spatial_group_gate(x, self.weight, self.bias, self.groups, self.eps, self.scale)
+        return spatial_group_gate(x, self.weight, self.bias, self.groups, self.eps, self.scale, self.normalize)
 
     def start_as_identity(self) -> None:
-        """Undo the initial gate sigmoid(1) by a constant factor."""
-        self.reset_parameters()
+        """Start at the paper's values, where the gate is sigmoid(1), and undo that by a constant factor.
+
+        Other initial values are given up: a weight other than 0 lets the gate differ from place to place, and the
+        sigmoid of any bias is not undone to the last bit.
+        """
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
         self.scale = 1.0 + math.exp(-1.0)  # 1 / sigmoid(1); times sigmoid(1) it rounds to 1 in float32 and float64
 
     @classmethod
-    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+    def fit_options(cls, channels: int, options: dict[str, Any], size: tuple[int, ...] | None = None) -> dict[str, Any]:
         """Lower `groups` to the largest divisor of C that leaves at least 4 channels a group (or to 1)."""
+        del size
         asked = options.get("groups", 64)
         if asked < 1:
             return options  # for the constructor to refuse
@@ -115,6 +136,7 @@ class SpatialGroupEnhance(Attention):
         return {**options, "groups": max(fitting, default=1)}
 
     def extra_repr(self) -> str:
-        """Channels, groups and eps; the factor where it is not 1."""
+        """Channels, groups and eps; that the normalisation is off, and the factor where it is not 1."""
+        normalize = "" if self.normalize else ", normalize=False"
         scale = "" if self.scale == 1.0 else f", scale={self.scale:.6g}"
-        return f"{self.channels}, groups={self.groups}, eps={self.eps:g}{scale}"
+        return f"{self.channels}, groups={self.groups}, eps={self.eps:g}{normalize}{scale}"

@@ -5,19 +5,27 @@ Hu, Shen, Albanie, Sun, Wu: "Squeeze-and-Excitation Networks", arXiv 1709.01507.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgenet.attention.base import Attention
+from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
-from sgenet.errors import ConfigError
+from sgenet.errors import ConfigError, did_you_mean
 
 __all__ = ["SqueezeExcite"]
 
-_LEAST_HIDDEN = 4  # units that surgery leaves the hidden layer of a narrow place: one would gate all channels alike
+_SQUEEZES = ("avg", "max", "none")
+_EXCITATIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[float, float]]] = {
+    "sigmoid": (torch.sigmoid, (0.0, 1.0)),
+    "tanh": (torch.tanh, (-1.0, 1.0)),
+    "relu": (F.relu, (0.0, math.inf)),
+}
 
 
 @register_attention("se")
@@ -26,8 +34,11 @@ class SqueezeExcite(Attention):
 
     Args:
         channels: C, the number of input channels.
-        reduction: r; the hidden layer has C // r units, at least 1. 16 in the paper.
+        reduction: r; the hidden layer has C // r units, at least 1. 16 in the paper, 2 to 32 in its ablation.
         bias: Whether the two layers have biases. The released networks have them, the ablations do not.
+        squeeze: What is kept of a channel's map: "avg", its mean; "max", its maximum; "none", all of it: the two layers
+            work at each position by itself, and the gate has the size of the input (the paper's NoSqueeze).
+        excitation: What makes the last layer's output a gate: "sigmoid", or for the ablation "tanh" or "relu".
         device: Where the parameters are created.
         dtype: Of the parameters.
 
@@ -36,17 +47,18 @@ class SqueezeExcite(Attention):
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ConfigError: If `channels` or `reduction` is below 1, or the input does not have C channels.
+        ConfigError: If `channels` or `reduction` is below 1, `squeeze` or `excitation` is unknown, or the input does
+            not have C channels.
 
     Source:
-        arXiv 1709.01507, section 3; biases: section 6.
+        arXiv 1709.01507, section 3; biases, reduction, squeeze and excitation: section 6; NoSqueeze: section 7.1.
 
     Examples:
         >>> SqueezeExcite(256)(torch.randn(2, 256, 7, 7)).shape
         torch.Size([2, 256, 7, 7])
+        >>> SqueezeExcite(256, squeeze="none").gate(torch.randn(2, 256, 7, 7)).shape
+        torch.Size([2, 256, 7, 7])
     """
-
-    gate_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def __init__(
         self,
@@ -54,37 +66,69 @@ class SqueezeExcite(Attention):
         reduction: int = 16,
         *,
         bias: bool = True,
+        squeeze: Literal["avg", "max", "none"] = "avg",
+        excitation: Literal["sigmoid", "tanh", "relu"] = "sigmoid",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels)
-        if reduction < 1:
-            raise ConfigError(f"reduction={reduction} is not possible; give 1 or more, 16 in the paper")
+        hidden = hidden_units(channels, reduction)
+        _check_known("squeeze", squeeze, _SQUEEZES)
+        _check_known("excitation", excitation, tuple(_EXCITATIONS))
         self.reduction = reduction
-        hidden = max(1, channels // reduction)
+        self.squeeze = squeeze
+        self.excitation = excitation
+        self.gate_range = _EXCITATIONS[excitation][1]
         self.fc1 = nn.Linear(channels, hidden, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, bias=bias, device=device, dtype=dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The weight of each channel: (B, C, 1...), in the dtype of `x`."""
+        """The weight of each channel: (B, C, 1...), or (B, C, *spatial) without a squeeze; in the dtype of `x`."""
         self.check_input(x)
+        squeezed = self._squeezed(x).movedim(1, -1)
+        excite, _ = _EXCITATIONS[self.excitation]
+        excited = excite(self.fc2(F.relu(self.fc1(squeezed)))) * self.scale
+        return self.blended(excited).to(x.dtype).movedim(-1, 1)
+
+    def _squeezed(self, x: Tensor) -> Tensor:
+        """What the two layers are shown, in the shape of the gate."""
+        positions = list(range(2, x.dim()))
+        if self.squeeze == "max":
+            return x.amax(positions, keepdim=True)
+        if self.squeeze == "none":
+            return x
         # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
         wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        squeezed = x.mean(list(range(2, x.dim())), dtype=wide).to(x.dtype)
-        excited = torch.sigmoid(self.fc2(F.relu(self.fc1(squeezed)))) * self.scale
-        return excited.to(x.dtype).reshape(excited.shape + (1,) * (x.dim() - 2))
+        return x.mean(positions, keepdim=True, dtype=wide).to(x.dtype)
 
     def start_as_identity(self) -> None:
-        """Start the last layer at zero, where the gate is sigmoid(0) = 1/2, and undo that by a factor of 2."""
+        """Start the last layer at zero, where the gate is sigmoid(0) = 1/2, and undo that by a factor of 2.
+
+        Tanh and ReLU of zero are 0, which no factor undoes, and the ReLU would not learn from there: with them the
+        layers keep their values, and the gate comes in by `blend`.
+        """
+        if self.excitation != "sigmoid":
+            self.start_blended()
+            return
         nn.init.zeros_(self.fc2.weight)
         if self.fc2.bias is not None:
             nn.init.zeros_(self.fc2.bias)
         self.scale = 2.0
 
     @classmethod
-    def fit_options(cls, channels: int, options: dict[str, Any]) -> dict[str, Any]:
+    def fit_options(cls, channels: int, options: dict[str, Any], size: tuple[int, ...] | None = None) -> dict[str, Any]:
         """Lower `reduction` where it would leave fewer than 4 hidden units (at most to 1)."""
-        asked = options.get("reduction", 16)
-        if asked < 1:
-            return options  # for the constructor to refuse
-        return {**options, "reduction": min(asked, max(1, channels // _LEAST_HIDDEN))}
+        del size
+        return fit_reduction(channels, options)
+
+    def extra_repr(self) -> str:
+        """What the layers do not show: the squeeze and the excitation, where they are not the paper's."""
+        shown = {"squeeze": (self.squeeze, "avg"), "excitation": (self.excitation, "sigmoid")}
+        return ", ".join(f"{name}='{value}'" for name, (value, usual) in shown.items() if value != usual)
+
+
+def _check_known(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{option}='{value}' is not known.{did_you_mean(value, known)} Choose one of {', '.join(known)}"
+        )

@@ -21,7 +21,13 @@ __all__ = ["check_groups", "spatial_group_enhance", "spatial_group_gate"]
 
 
 def spatial_group_enhance(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5, scale: float = 1.0
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    normalize: bool = True,
 ) -> Tensor:
     """Multiply each position of each channel group by how well it matches the group's mean vector.
 
@@ -36,6 +42,8 @@ def spatial_group_enhance(
         groups: G, a divisor of C. Group k holds the channels k*C/G up to (k+1)*C/G - 1.
         eps: ε, added to the standard deviation.
         scale: A constant factor on the gate, for modules that must start as the identity.
+        normalize: Whether c is normalised over the positions. Without it, which is the paper's ablation, the gate is
+            sigmoid(γ c + β), and `eps` has no effect.
 
     Returns:
         A tensor of the shape, dtype and memory format of `x`.
@@ -57,13 +65,19 @@ def spatial_group_enhance(
     """
     _check(x, weight, bias, groups)
     view = _GroupedView.of(x, groups)
-    gate = _gate(view, weight, bias, eps, scale)
+    gate = _gate(view, weight, bias, eps, scale, normalize)
     enhanced = (view.values * gate).to(x.dtype)
     return enhanced.flatten(view.groups, view.groups + 1).movedim(view.groups, 1)
 
 
 def spatial_group_gate(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float = 1e-5, scale: float = 1.0
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    normalize: bool = True,
 ) -> Tensor:
     """The gate of `spatial_group_enhance`: one value for each sample, group and position.
 
@@ -74,6 +88,7 @@ def spatial_group_gate(
         groups: G, a divisor of C.
         eps: ε, added to the standard deviation.
         scale: A constant factor on the gate.
+        normalize: Whether the similarities are normalised over the positions.
 
     Returns:
         A tensor of shape (B, G, *spatial) in (0, scale); float64 for float64 input, float32 otherwise.
@@ -87,7 +102,7 @@ def spatial_group_gate(
     """
     _check(x, weight, bias, groups)
     view = _GroupedView.of(x, groups)
-    return _gate(view, weight, bias, eps, scale).squeeze(view.groups + 1).movedim(view.groups, 1)
+    return _gate(view, weight, bias, eps, scale, normalize).squeeze(view.groups + 1).movedim(view.groups, 1)
 
 
 class _GroupedView(NamedTuple):
@@ -124,17 +139,22 @@ def _channels_innermost(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and x.stride(1) == 1 and x.stride(-1) == x.shape[1]
 
 
-def _gate(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: float) -> Tensor:
+def _gate(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: float, normalize: bool) -> Tensor:
     """The gate, shaped to broadcast against the view's values."""
-    values, positions, channels = view.values, view.positions, view.groups + 1
-    semantic = values.mean(positions, keepdim=True)
-    similarity = (values * semantic).sum(channels, keepdim=True)
+    semantic = view.values.mean(view.positions, keepdim=True)
+    similarity = (view.values * semantic).sum(view.groups + 1, keepdim=True)
+    if normalize:
+        similarity = _normalised(similarity, view, semantic, eps)
+    return torch.sigmoid(view.per_group(weight) * similarity + view.per_group(bias)) * scale
+
+
+def _normalised(similarity: Tensor, view: _GroupedView, semantic: Tensor, eps: float) -> Tensor:
+    """The similarities with mean 0 and standard deviation 1 over the positions."""
     # The mean over positions of g . x_i is g . g; the second subtraction takes away what rounding left of it, which
     # would otherwise be blown up to ±1 by the division where a map is constant.
-    similarity = similarity - semantic.square().sum(channels, keepdim=True)
-    similarity = similarity - similarity.mean(positions, keepdim=True)
-    normalised = similarity / (_unbiased_std(similarity, positions) + eps)
-    return torch.sigmoid(view.per_group(weight) * normalised + view.per_group(bias)) * scale
+    similarity = similarity - semantic.square().sum(view.groups + 1, keepdim=True)
+    similarity = similarity - similarity.mean(view.positions, keepdim=True)
+    return similarity / (_unbiased_std(similarity, view.positions) + eps)
 
 
 def _unbiased_std(centred: Tensor, dims: list[int]) -> Tensor:

@@ -1,22 +1,23 @@
-"""Residual blocks that have a place for attention between the last BN of the branch and the sum.
+"""Residual blocks whose own ways of taking attention are known.
 
-torchvision's blocks have no such place, so each gets a subclass whose forward has one; timm's blocks have the slot
-`se`.
+torchvision's blocks have no place for it, so each gets a subclass whose forward has one; timm's ResNet blocks have the
+slot `se`; both have the slot `downsample` on the shortcut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 from torchvision.models import resnet as tv_resnet
 
-if TYPE_CHECKING:
-    from sgenet.attention import Attention
-
-__all__ = ["BasicBlockWithAttention", "BlockRule", "BottleneckWithAttention", "block_rule"]
+__all__ = [
+    "BasicBlockWithAttention",
+    "BottleneckWithAttention",
+    "has_slot",
+    "is_known_block",
+    "shortcut_slot",
+    "with_attention",
+    "without_attention",
+]
 
 
 class BasicBlockWithAttention(tv_resnet.BasicBlock):
@@ -46,70 +47,52 @@ class BottleneckWithAttention(tv_resnet.Bottleneck):
         return self.relu(branch.add_(identity))  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class BlockRule:
-    """How one kind of block takes attention.
-
-    Attributes:
-        key: Name of the attribute that will hold the module.
-        channels: Channels of the residual branch's output, read off the block.
-        attach: Returns the block that takes the place of the given one (it may be the same object).
-    """
-
-    key: str
-    channels: Callable[[nn.Module], int]
-    attach: Callable[[nn.Module, Attention], nn.Module]
-
-    def present(self, block: nn.Module) -> nn.Module | None:
-        """The attention module that the block has already, if any."""
-        return getattr(block, self.key, None)
+_SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    tv_resnet.BasicBlock: BasicBlockWithAttention,
+    tv_resnet.Bottleneck: BottleneckWithAttention,
+}
+_CLASSES = {subclass: cls for cls, subclass in _SUBCLASSES.items()}
 
 
-def _rebuild(subclass: type[nn.Module]) -> Callable[[nn.Module, Attention], nn.Module]:
-    def attach(block: nn.Module, attention: Attention) -> nn.Module:
-        # The new block shares the old one's children, hooks and flags, so that its keys and tensors stay as they are.
-        rebuilt = subclass.__new__(subclass)
-        rebuilt.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in block.__dict__.items()}
-        rebuilt.attention = attention
-        return rebuilt
-
-    return attach
+def is_known_block(block: nn.Module) -> bool:
+    """Whether a block is of exactly a class that has a subclass with attention; a subclass may compute otherwise."""
+    return type(block) in _SUBCLASSES
 
 
-def _fill_slot(block: nn.Module, attention: Attention) -> nn.Module:
-    block.se = attention
-    return block
+def has_slot(block: nn.Module) -> bool:
+    """Whether a block has timm's slot `se` at the end of its branch."""
+    return type(block) in _timm_blocks(block)
 
 
-def _norm_channels(name: str) -> Callable[[nn.Module], int]:
-    def channels(block: nn.Module) -> int:
-        return int(getattr(block, name).weight.shape[0])
-
-    return channels
-
-
-def _torchvision_rules() -> dict[type[nn.Module], BlockRule]:
-    basic = BlockRule("attention", _norm_channels("bn2"), _rebuild(BasicBlockWithAttention))
-    bottleneck = BlockRule("attention", _norm_channels("bn3"), _rebuild(BottleneckWithAttention))
-    return {
-        tv_resnet.BasicBlock: basic,
-        tv_resnet.Bottleneck: bottleneck,
-        BasicBlockWithAttention: basic,
-        BottleneckWithAttention: bottleneck,
-    }
+def shortcut_slot(block: nn.Module) -> str | None:
+    """Name of an empty slot on a block's shortcut."""
+    known = (*_SUBCLASSES, *_CLASSES, *_timm_blocks(block))
+    return "downsample" if type(block) in known and block.downsample is None else None
 
 
-def _timm_rules(block: nn.Module) -> dict[type[nn.Module], BlockRule]:
+def with_attention(block: nn.Module, attention: nn.Module) -> nn.Module:
+    """A known block with attention. It shares the old one's children, hooks and flags: keys and tensors stay."""
+    rebuilt = _rebuilt(block, _SUBCLASSES[type(block)])
+    rebuilt.attention = attention
+    return rebuilt
+
+
+def without_attention(block: nn.Module) -> nn.Module:
+    """What `with_attention` was given."""
+    rebuilt = _rebuilt(block, _CLASSES[type(block)])
+    del rebuilt.attention
+    return rebuilt
+
+
+def _rebuilt(block: nn.Module, cls: type[nn.Module]) -> nn.Module:
+    rebuilt = cls.__new__(cls)
+    rebuilt.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in block.__dict__.items()}
+    return rebuilt
+
+
+def _timm_blocks(block: nn.Module) -> tuple[type[nn.Module], ...]:
     if not type(block).__module__.startswith("timm."):
-        return {}  # timm is optional, and slow to import for a network that has nothing of it
+        return ()  # timm is optional, and slow to import for a network that has nothing of it
     from timm.models import resnet as timm_resnet
 
-    return {
-        timm_resnet.BasicBlock: BlockRule("se", _norm_channels("bn2"), _fill_slot),
-        timm_resnet.Bottleneck: BlockRule("se", _norm_channels("bn3"), _fill_slot),
-    }
-
-
-def block_rule(block: nn.Module) -> BlockRule | None:
-    """The rule for a block of exactly a known class; a subclass may compute something else and has none."""
-    return (_torchvision_rules() | _timm_rules(block)).get(type(block))
+    return timm_resnet.BasicBlock, timm_resnet.Bottleneck

@@ -1,33 +1,63 @@
-"""Build attention modules for the sites of a network, and attach them."""
+"""Build attention modules for the sites of a network, attach them, and take them off again."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sgenet.attention import Attention, attention_class, create_attention
-from sgenet.errors import ConfigError
-from sgenet.surgery.report import AttentionReport, Placed, attention_report, set_attention_report
-from sgenet.surgery.sites import Site, find_sites
+from sgenet.errors import ConfigError, did_you_mean
+from sgenet.surgery.attachment import attach, detach
+from sgenet.surgery.recording import record
+from sgenet.surgery.report import (
+    AttentionReport,
+    Placed,
+    attention_report,
+    forget_attention_report,
+    set_attention_report,
+)
+from sgenet.surgery.sites import Position, Site, Sites, find_sites
 
-__all__ = ["add_attention", "attach_recorded", "insert_attention"]
+__all__ = ["Existing", "add_attention", "attach_recorded", "insert_attention", "remove_attention"]
+
+Existing = Literal["keep", "replace", "error"]
 
 
-def add_attention(model: nn.Module, name: str, *, keep_output: bool = True, **options: Any) -> nn.Module:  # noqa: ANN401
-    """Put attention at the end of every residual branch of a ResNet, before the sum.
+def add_attention(
+    model: nn.Module,
+    name: str,
+    *,
+    position: Position = "residual",
+    modules: str | Sequence[str] | None = None,
+    stages: int | Collection[int] | None = None,
+    keep_output: bool = True,
+    existing: Existing = "keep",
+    example: Tensor | None = None,
+    **options: Any,  # noqa: ANN401  # each module has its own
+) -> nn.Module:
+    """Put attention into any convolutional network.
 
-    Every original state_dict key stays valid. Where an option does not fit a place, it is adapted and the report says
-    so: SGE's groups become the largest divisor of C not above the asked number that leaves at least 4 channels a group,
-    SE's reduction falls until at least 4 hidden units remain.
+    One forward pass is recorded to find the places. Every original state_dict key stays valid; the new keys begin with
+    the names of the attention modules, which the report lists. Where an option does not fit a place, it is adapted and
+    the report says so: SGE's groups become the largest divisor of C not above the asked number that leaves at least 4
+    channels a group, SE's reduction falls until at least 4 hidden units remain.
 
     Args:
-        model: A network with residual blocks of torchvision's or timm's ResNets (detectors and segmenters on them too).
-            It is changed in place.
+        model: The network, detectors and segmenters too. It is changed in place, and unchanged after an error.
         name: One of `sgenet.list_attention()`.
+        position: Where: "residual", "pre", "post", "identity", "inner", "module" or "stage"; see
+            `sgenet.surgery.find_sites`.
+        modules: Names of modules as glob patterns; attention goes behind each of them, and `position` says nothing.
+        stages: Only these stages; stage k works at 1/2**k of the image's size, as in SENet's Table 13 (a ResNet's
+            layer1 is stage 2).
         keep_output: Start so that the network computes what it computed before; False starts as the paper does.
+        existing: What to do where the network has attention: "keep" it and pass over its block, "replace" it where it
+            stands (the output is then not kept), or "error".
+        example: An input, for a network that does not run on zeros of a usual size.
         **options: Keyword arguments of the attention module.
 
     Returns:
@@ -35,24 +65,39 @@ def add_attention(model: nn.Module, name: str, *, keep_output: bool = True, **op
 
     Raises:
         UnknownNameError: If there is no attention module `name`.
-        ConfigError: If the network has no place that sgenet knows, has been through this before, or an option is wrong.
+        ConfigError: If the network has no such place, has been through this before, or an option is wrong.
 
     Source:
-        Place: arXiv 1905.09646, section 3 ("after the last BN"), arXiv 1709.01507, figure 3.
+        Places: arXiv 1905.09646, section 3 ("after the last BN"), arXiv 1709.01507v4, figures 3 and 5, table 13.
 
     Examples:
         >>> import torchvision
-        >>> model = add_attention(torchvision.models.resnet18(), "sge", groups=16)
+        >>> from sgenet.surgery import attention_report
+        >>> model = add_attention(torchvision.models.resnet18(), "sge", groups=16, stages=[4, 5])
         >>> print(str(attention_report(model)).splitlines()[0])
-        sge in 8 places
+        sge in 4 places
     """
-    return insert_attention(model, name, options, keep_output=keep_output, fit=True)
+    if name == "none":
+        return model
+    cls = attention_class(name)
+    _check_host(model)
+    _check_existing(existing)
+    sites = find_sites(model, position, modules=modules, example=example)
+    chosen, passed_over = _choose(model, sites, position, stages, existing)
+    plan = _Plan(name, cls, options, keep_output=keep_output, fit=True)
+    return _insert(model, plan, chosen, (*sites.passed_over, *passed_over), sites.part, example)
 
 
 def insert_attention(
-    model: nn.Module, name: str, options: dict[str, Any], *, keep_output: bool, fit: bool
+    model: nn.Module,
+    name: str,
+    options: dict[str, Any],
+    *,
+    keep_output: bool,
+    fit: bool,
+    position: Position = "residual",
 ) -> nn.Module:
-    """`add_attention`, with the choice whether options are adapted to each place.
+    """`add_attention` for networks whose options must not be adapted.
 
     Args:
         model: The network; changed in place.
@@ -60,6 +105,7 @@ def insert_attention(
         options: Keyword arguments of the attention module.
         keep_output: Start as the identity.
         fit: Adapt options to each place; False takes them as they are, and fails where they are impossible.
+        position: As `add_attention`.
 
     Returns:
         `model`.
@@ -68,36 +114,42 @@ def insert_attention(
         UnknownNameError, ConfigError: As `add_attention`.
     """
     cls = attention_class(name)
-    if attention_report(model) is not None:
-        raise ConfigError(
-            f"this {type(model).__name__} has '{attention_report(model).attention}' already; "  # type: ignore[union-attr]
-            "add attention to a network without it"
-        )
-    sites = find_sites(model)
-    if not sites:
-        raise ConfigError(
-            f"{type(model).__name__} has no place for attention that sgenet knows: "
-            "it takes networks with residual blocks of torchvision's or timm's ResNets"
-        )
-    asked = _defaults(cls) | options
-    placed, passed_over, built = [], [], []
-    for site in sites:
-        if site.rule.present(model.get_submodule(site.block)) is not None:
-            passed_over.append((site.module, "has attention already"))
-            continue
-        used = cls.fit_options(site.channels, asked) if fit else asked
-        built.append((site, _build(name, site, used, model, keep_output=keep_output)))
-        placed.append(Placed(site.module, site.channels, used, _difference(asked, used)))
-    if not placed:
-        raise ConfigError(f"every residual block of this {type(model).__name__} has attention already")
-    for site, attention in built:  # only now: an error above leaves the network as it was
-        _attach(model, site, attention)
-    set_attention_report(model, AttentionReport(name, tuple(placed), tuple(passed_over)))
+    _check_host(model)
+    sites = find_sites(model, position)
+    chosen, passed_over = _choose(model, sites, position, None, "keep")
+    plan = _Plan(name, cls, options, keep_output=keep_output, fit=fit)
+    return _insert(model, plan, chosen, (*sites.passed_over, *passed_over), sites.part, None)
+
+
+def remove_attention(model: nn.Module) -> nn.Module:
+    """Take off what `add_attention` put in: the host with its present weights.
+
+    Args:
+        model: A network that has been through `add_attention`, or one of ours with attention; changed in place.
+
+    Returns:
+        `model`; right after insertion it is the original, bit for bit.
+
+    Raises:
+        ConfigError: If no attention was added to it.
+
+    Examples:
+        >>> import torchvision
+        >>> model = torchvision.models.resnet18()
+        >>> keys = list(model.state_dict())
+        >>> list(remove_attention(add_attention(model, "sge")).state_dict()) == keys
+        True
+    """
+    report = attention_report(model)
+    if report is None:
+        raise ConfigError(f"no attention was added to this {type(model).__name__}, so there is nothing to remove")
+    _detach_all(model, report.placed)
+    forget_attention_report(model)
     return model
 
 
 def attach_recorded(model: nn.Module, report: AttentionReport) -> nn.Module:
-    """Put attention where a report says that it was; for loading a checkpoint.
+    """Put attention where a report says that it was; for loading a checkpoint, without searching places.
 
     Args:
         model: The host network without attention; changed in place.
@@ -109,37 +161,173 @@ def attach_recorded(model: nn.Module, report: AttentionReport) -> nn.Module:
     Raises:
         ConfigError: If the network lacks one of the report's places.
     """
-    sites = {site.module: site for site in find_sites(model)}
+    names = {name for name, _ in model.named_modules()}
     for placed in report.placed:
-        site = sites.get(placed.module)
-        if site is None or site.channels != placed.channels:
+        if placed.place not in names:
             raise ConfigError(
-                f"this {type(model).__name__} has no place '{placed.module}' with {placed.channels} channels; "
-                "give the network that the report was made for"
+                f"this {type(model).__name__} has no module '{placed.place}' for attention; "
+                "give the network that the checkpoint was made from"
             )
-        _attach(model, site, _build(report.attention, site, placed.options, model, keep_output=False))
+    built = [(p, _build(model, report.attention, p, keep_output=False)) for p in report.placed]
+    _attach_all(model, built)
     set_attention_report(model, report)
     return model
 
 
-def _build(name: str, site: Site, options: dict[str, Any], model: nn.Module, *, keep_output: bool) -> Attention:
-    example = next(model.get_submodule(site.block).parameters())
-    attention = create_attention(name, site.channels, **options, device=example.device, dtype=example.dtype)
+class _Plan(NamedTuple):
+    """What to build at every place."""
+
+    name: str
+    cls: type[Attention]
+    asked: dict[str, Any]
+    keep_output: bool
+    fit: bool
+
+    def placed(self, model: nn.Module, site: Site) -> Placed:
+        """The module for a site, not built yet."""
+        asked = _defaults(self.cls) | self.asked
+        used = self.cls.fit_options(site.channels, asked, site.size) if self.fit else asked
+        notes = [f"{k}={v} instead of {asked[k]}" for k, v in used.items() if asked[k] != v]
+        if site.attach == "replace":
+            notes.append(f"was {type(model.get_submodule(site.place)).__name__}")
+        return Placed(
+            site.module, site.channels, site.stage, site.place, site.attach, used, ", ".join(notes), site.channels_last
+        )
+
+
+def _insert(
+    model: nn.Module,
+    plan: _Plan,
+    sites: Iterable[Site],
+    passed_over: tuple[tuple[str, str], ...],
+    part: str,
+    example: Tensor | None,
+) -> nn.Module:
+    placed = [plan.placed(model, site) for site in sites]
+    built = [(p, _build(model, plan.name, p, keep_output=plan.keep_output)) for p in placed]
+    _attach_all(model, built)  # only now: an error above leaves the network as it was
+    try:
+        calls = record(model.get_submodule(part), example).calls
+    except ConfigError as error:
+        _detach_all(model, placed)
+        raise ConfigError(f"'{plan.name}' does not work in this {type(model).__name__}: {error}") from error
+    unused = [p for p, attention in built if calls[_name_in(model.get_submodule(part), attention)] != 1]
+    _detach_all(model, unused)
+    placed = [p for p in placed if p not in unused]
+    if not placed:
+        raise ConfigError(
+            f"{type(model).__name__} does not use what is attached at the places found in it; name some by modules=..."
+        )
+    lost = tuple((p.place, "the network does not use what is attached there") for p in unused)
+    set_attention_report(model, AttentionReport(plan.name, tuple(placed), (*passed_over, *lost)))
+    return model
+
+
+def _name_in(part: nn.Module, attention: Attention) -> str:
+    return next(str(name) for name, module in part.named_modules() if module is attention)
+
+
+def _choose(
+    model: nn.Module,
+    sites: Sites,
+    position: Position,
+    stages: int | Collection[int] | None,
+    existing: Existing,
+) -> tuple[list[Site], tuple[tuple[str, str], ...]]:
+    """The sites to use, and those passed over for what they have already."""
+    if not sites.found:
+        raise ConfigError(_nowhere(model, sites, position))
+    if existing == "error" and sites.taken:
+        raise ConfigError(
+            f"{type(model).__name__} has attention already, first at '{sites.taken[0].place}'; "
+            "existing='keep' leaves it, existing='replace' takes its place"
+        )
+    found = _of_stages(sites.found, stages)
+    free = [site for site in found if not site.taken]
+    if existing == "replace":
+        return [*_of_stages(sites.taken, stages, found=False), *free], ()
+    if not free:
+        raise ConfigError(
+            f"every place in this {type(model).__name__} has attention already; existing='replace' takes its place"
+        )
+    return free, tuple((site.place, f"has attention already: {site.taken}") for site in found if site.taken)
+
+
+def _nowhere(model: nn.Module, sites: Sites, position: Position) -> str:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in sites.passed_over[:2])
+    others = [p for p in get_args(Position) if p != position and _found(model, p)]
+    way = f"it has {', '.join(others)}" if others else "name modules by modules='...'"
+    why = f" ({reasons})" if reasons else ""
+    return f"{type(model).__name__} has no place at position '{position}'{why}; {way}"
+
+
+def _found(model: nn.Module, position: Position) -> tuple[Site, ...]:
+    """The sites of a position; none where the network cannot be searched."""
+    try:
+        return find_sites(model, position).found
+    except ConfigError:
+        return ()
+
+
+def _of_stages(sites: Sequence[Site], stages: int | Collection[int] | None, *, found: bool = True) -> list[Site]:
+    if stages is None:
+        return list(sites)
+    wanted = {stages} if isinstance(stages, int) else set(stages)
+    there = {site.stage for site in sites}
+    if found and (not wanted or wanted - there):
+        raise ConfigError(
+            f"stages={sorted(wanted)} are not all there: this network has places in stages "
+            f"{', '.join(map(str, sorted(there)))} (stage k works at 1/2**k of the image's size)"
+        )
+    return [site for site in sites if site.stage in wanted]
+
+
+def _check_host(model: nn.Module) -> None:
+    if attention_report(model) is not None:
+        raise ConfigError(
+            f"this {type(model).__name__} has '{attention_report(model).attention}' already; "  # type: ignore[union-attr]
+            "take it off with remove_attention first"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError(f"{type(model).__name__} is compiled to TorchScript; add attention before scripting it")
+    quantised = next((m for m in model.modules() if ".quantized" in type(m).__module__), None)
+    if quantised is not None:
+        raise ConfigError(
+            f"{type(model).__name__} is quantised ({type(quantised).__name__}); add attention before quantising it"
+        )
+
+
+def _check_existing(existing: str) -> None:
+    if existing not in get_args(Existing):
+        raise ConfigError(
+            f"existing='{existing}' is not possible.{did_you_mean(existing, get_args(Existing))} "
+            f"Known: {', '.join(get_args(Existing))}"
+        )
+
+
+def _build(model: nn.Module, name: str, placed: Placed, *, keep_output: bool) -> Attention:
+    host = model.get_submodule(placed.place)
+    tensors = (t for part in (host, model) for t in part.parameters() if t.is_floating_point())
+    beacon = next(tensors, torch.empty(0))
+    attention = create_attention(name, placed.channels, **placed.options)
     if keep_output:
         with torch.no_grad():
             attention.start_as_identity()
-    return attention.train(model.get_submodule(site.block).training)
+    return attention.to(device=beacon.device, dtype=beacon.dtype).train(host.training)
 
 
-def _attach(model: nn.Module, site: Site, attention: Attention) -> None:
-    model.set_submodule(site.block, site.rule.attach(model.get_submodule(site.block), attention))
+def _attach_all(model: nn.Module, built: Iterable[tuple[Placed, Attention]]) -> None:
+    # The deepest first: a module that gets a wrapper is found by its name no more from outside.
+    for placed, attention in sorted(built, key=lambda pair: -pair[0].place.count(".")):
+        attach(model, placed.place, placed.attach, attention, channels_last=placed.channels_last)
+
+
+def _detach_all(model: nn.Module, placed: Iterable[Placed]) -> None:
+    for one in sorted(placed, key=lambda one: one.place.count(".")):
+        detach(model, one.module, one.place, one.attach)
 
 
 def _defaults(cls: type[Attention]) -> dict[str, Any]:
     """The options of a module's class that shape it: complete, so that a description outlives a changed default."""
     parameters = inspect.signature(cls).parameters
     return {k: p.default for k, p in parameters.items() if k not in ("channels", "device", "dtype")}
-
-
-def _difference(asked: dict[str, Any], used: dict[str, Any]) -> str:
-    return ", ".join(f"{k}={v} instead of {asked[k]}" for k, v in used.items() if asked[k] != v)

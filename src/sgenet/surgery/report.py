@@ -17,16 +17,24 @@ class Placed:
     """One attention module that was put into a network.
 
     Attributes:
-        module: Its name in the network.
+        module: Its name in the network, with which its keys in the state_dict begin.
         channels: Channels of its input.
+        stage: k where its map is 2**k times smaller than the image.
+        place: Name of the host's module that it is attached to.
+        attach: How, as `Site.attach`.
         options: What it was built with.
-        note: What was adapted to the place, or an empty string.
+        note: What was adapted to the place or displaced, or an empty string.
+        channels_last: Whether its input is (batch, *spatial, channels).
     """
 
     module: str
     channels: int
+    stage: int
+    place: str
+    attach: str
     options: dict[str, Any]
     note: str = ""
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class AttentionReport:
 
     Attributes:
         attention: Name of the attention module.
-        placed: The modules, in the network's order.
+        placed: The modules, in the order of the forward pass.
         passed_over: Names of places that were left as they are, each with the reason.
     """
 
@@ -57,15 +65,13 @@ class AttentionReport:
         )
 
     def __str__(self) -> str:
-        rows = [("module", "channels", "options", "note")]
-        rows += [
-            (p.module, str(p.channels), ", ".join(f"{k}={v}" for k, v in p.options.items()), p.note)
-            for p in self.placed
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        rows = [("module", "stage", "channels", "attached", "options", "note")]
+        rows += [(p.module, str(p.stage), str(p.channels), _how(p), _options(p), p.note) for p in self.placed]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"passed over: {name} ({reason})" for name, reason in self.passed_over]
-        return f"{self.attention} in {len(self.placed)} places\n" + "\n".join(lines)
+        places = "1 place" if len(self.placed) == 1 else f"{len(self.placed)} places"
+        return f"{self.attention} in {places}\n" + "\n".join(lines)
 
 
 def attention_report(model: nn.Module) -> AttentionReport | None:
@@ -81,3 +87,21 @@ def attention_report(model: nn.Module) -> AttentionReport | None:
 def set_attention_report(model: nn.Module, report: AttentionReport) -> None:
     """Keep `report` with the network: it survives deepcopy and pickle, and a checkpoint is described with it."""
     setattr(model, _ATTRIBUTE, report)
+
+
+def forget_attention_report(model: nn.Module) -> None:
+    """Take the report off a network that has no attention any more."""
+    delattr(model, _ATTRIBUTE)
+
+
+def _how(placed: Placed) -> str:
+    words = {"slot": "slot of", "shortcut": "shortcut of", "append": "end of", "block": "in", "replace": "instead of"}
+    return f"{words.get(placed.attach, placed.attach)} {placed.place}"
+
+
+def _options(placed: Placed) -> str:
+    words = []
+    for name, value in placed.options.items():
+        each = f" of {placed.channels // value} channels" if name == "groups" and isinstance(value, int) else ""
+        words.append(f"{name}={value}{each}")
+    return ", ".join(words)
