@@ -101,6 +101,9 @@ def test_version_is_shown(capsys):
         (["train", "--data", "shapes", "--recipe", "imagenet_seg"], ["'imagenet_seg'", "'imagenet_sge'"]),
         (["train", "--data", "shapes", "--model", "sge_resnet5O"], ["'sge_resnet5O'", "'sge_resnet50'"]),
         (["train", "--data", "no/such/folder"], ["no/such/folder", "does not exist"]),
+        (["train", "--data", "shapes", "--attention-lr", "0"], ["attention_lr=0", "above 0"]),
+        (["train", "--data", "shapes", "--freeze-host"], ["freeze_host", "pretrained or weights"]),
+        (["train", "--data", "shapes", "--weights", "runs/a", "--pretrained"], ["weights='runs/a'", "pretrained"]),
         (["train", "--config", "no.yaml"], ["no.yaml"]),
         (["train", "--resume", "no/such/run"], ["no/such/run", "no run folder"]),
         (["train", "--resume", "run", "--lr", "1"], ["--lr", "--epochs"]),
@@ -212,6 +215,29 @@ def test_train_eval_predict_and_resume(capsys, run, photos):
     assert len(prediction["classes"]) == 1
 
 
+def test_fine_tuning_from_a_run_trains_attention_and_the_classifier(capsys, run, photos, tmp_path):
+    words = ["--weights", str(run), "--freeze-host", "--attention-lr", "10", "--epochs", "1", "--batch-size", "4"]
+    more = [
+        "--image-size",
+        "16",
+        "--accelerator",
+        "cpu",
+        "--label-smoothing",
+        "0.3",
+        "--output",
+        str(tmp_path / "tuned"),
+    ]
+    assert main(["train", "--data", str(photos), "--model", "sge_resnet8_cifar", *words, *more]) == 0
+    before, after = sgenet.load(run).state_dict(), sgenet.load(tmp_path / "tuned").state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    assert {name for name in moved if ".attention." not in name} == {"fc.weight", "fc.bias"}
+    assert any(".attention." in name for name in moved)
+    small = ["--data", "shapes", "--data-options.train_size", "8", "--data-options.val_size", "8", "--batch-size", "4"]
+    options = ["--weights", str(run), "--output", str(tmp_path / "other")]
+    assert "it is of resnet8_cifar" in error_of(capsys, "train", *small, "--model", "sge_resnet20_cifar", *options)
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_interruption_is_answered_with_the_way_on(capsys, monkeypatch):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("stopped; go on with `sgenet train --resume runs/x`")
@@ -228,8 +254,8 @@ def test_a_missing_extra_is_named(capsys, monkeypatch):
 
 
 def test_models_and_recipes_are_listed(capsys):
-    assert main(["models", "*resnet50"]) == 0
-    assert capsys.readouterr().out.split() == ["resnet50", "se_resnet50", "sge_resnet50"]
+    assert main(["models", "s[eg]*_resnet50"]) == 0
+    assert capsys.readouterr().out.split() == ["se_resnet50", "sge_resnet50"]
     assert main(["recipes", "imagenet_sge"]) == 0
     assert "milestones: [30, 60, 90]" in capsys.readouterr().out
     assert main(["recipes"]) == 0

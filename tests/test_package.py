@@ -32,6 +32,7 @@ FLOORS = {
     "data": 3,
     "models": 3,
     "cost": 3,
+    "timm": 4,
     "classification": 4,
     "demo": 4,
     "cli": 5,

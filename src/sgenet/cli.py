@@ -161,7 +161,9 @@ def _suggested(words: list[str]) -> str | None:
     known = _glance(words)
     if known.config is not None:
         return None
-    return suggest_recipe(known.data, pretrained=known.pretrained) if known.data else "default"
+    if not known.data:
+        return "default"
+    return suggest_recipe(known.data, pretrained=known.pretrained, weights=known.weights is not None)
 
 
 def _train_config(recipe: str | None, words: list[str]) -> TrainConfig:
@@ -169,15 +171,17 @@ def _train_config(recipe: str | None, words: list[str]) -> TrainConfig:
     known = _glance(words)
     if known.config is not None and not Path(known.config).is_file():
         raise ConfigError(f"--config: there is no file '{known.config}'")
-    # The model comes first, because a recipe's model_options are for the recipe's own family of networks.
-    start = make_config(recipe) if known.model is None else make_config(recipe, model=known.model)
+    # These come first, because a recipe's model_options are for its own family of networks, and weights take the place
+    # of its pretrained ones.
+    first = {name: getattr(known, name) for name in ("model", "weights") if getattr(known, name) is not None}
+    start = make_config(recipe, **first)
     return TrainConfig(**_parsed(start, words))
 
 
 def _glance(words: list[str]) -> argparse.Namespace:
     """The options that decide what the others start from."""
     parser = _parser("train", add_help=False)
-    for option in ("--data", "--model", "--config"):
+    for option in ("--data", "--model", "--config", "--weights"):
         parser.add_argument(option)
     parser.add_argument("--pretrained", action="store_true")
     return parser.parse_known_args(words)[0]

@@ -42,6 +42,10 @@ from sgenet.errors import ConfigError
         ({"seed": -1}, ["seed=-1"]),
         ({"clip_norm": 0.0}, ["clip_norm"]),
         ({"freeze_bn_from_epoch": 0}, ["freeze_bn_from_epoch"]),
+        ({"attention_lr": 0}, ["attention_lr=0", "above 0"]),
+        ({"attention_lr": -1.0}, ["attention_lr=-1.0", "above 0"]),
+        ({"freeze_host": True}, ["freeze_host", "random weights", "pretrained or weights"]),
+        ({"weights": "runs/a", "pretrained": True}, ["weights='runs/a'", "pretrained", "leave out one"]),
     ],
 )
 def test_a_bad_value_is_named_with_its_rule_on_one_line(settings, words):
@@ -99,3 +103,11 @@ def test_a_recipes_network_options_stay_with_its_family():
     assert make_config("tiny_imagenet", model="timm:resnet50").model_options == {}
     assert make_config("shapes", model="resnet18").model_options == {}
     assert make_config("shapes", model="resnet18", model_options={"stem": "small"}).model_options == {"stem": "small"}
+
+
+def test_weights_take_the_place_of_a_recipes_pretrained_ones():
+    assert make_config("finetune").pretrained
+    config = make_config("finetune", model="resnet18", weights="runs/a")
+    assert (config.pretrained, config.weights) == (False, "runs/a")
+    with pytest.raises(ConfigError, match="two starts"):
+        make_config("finetune", weights="runs/a", pretrained=True)

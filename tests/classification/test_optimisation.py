@@ -6,7 +6,7 @@ from torch import nn
 
 import sgenet
 from sgenet.classification import TrainConfig
-from sgenet.classification.optimisation import create_optimizer, create_plateau, decay_groups
+from sgenet.classification.optimisation import create_optimizer, create_plateau
 
 
 class Net(nn.Module):
@@ -22,26 +22,7 @@ class Net(nn.Module):
         self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
 
 
-BIASES = {"conv.bias", "bn.bias", "norm.bias", "sge.bias", "fc.bias"}
 NORMS = {"bn.weight", "bn.bias", "norm.weight", "norm.bias", "sge.weight", "sge.bias"}
-
-
-def test_decay_groups_follow_their_rules():
-    net = Net()
-    names = {n for n, p in net.named_parameters() if p.requires_grad}
-    se_biases = {n for n in names if n.startswith("se.") and n.endswith("bias")}
-    assert se_biases, "the excitation has biases here"
-    left_out = {
-        "all": set(),
-        "no-bias": BIASES | se_biases,
-        "no-norm": NORMS,
-        "no-norm-bias": NORMS | BIASES | se_biases,
-    }
-    for rule, expected in left_out.items():
-        decay, keep = decay_groups(net, rule)
-        assert set(keep) == expected, rule
-        assert set(decay) == names - expected, rule
-        assert len(decay) + len(keep) == len(names), "each once, the frozen one never"
 
 
 def test_groups_of_the_optimizer_have_their_decay():
@@ -58,6 +39,25 @@ def test_groups_of_the_optimizer_have_their_decay():
     assert isinstance(adam, torch.optim.AdamW)
     assert len(adam.param_groups) == 1
     assert adam.defaults["betas"] == (0.85, 0.999)
+
+
+def test_attention_has_its_own_rate_behind_the_hosts():
+    net = Net()
+    optimizer = create_optimizer(net, TrainConfig(lr=0.5, attention_lr=0.2, decay="all"))
+    attention = {id(p) for m in (net.sge, net.se) for p in m.parameters()}
+    found = [(g["lr"], {id(p) in attention for p in g["params"]}) for g in optimizer.param_groups]
+    assert found == [(0.5, {False}), (0.1, {True})]
+
+
+def test_plateau_lowers_attentions_rate_as_often():
+    config = TrainConfig(
+        schedule="plateau", warmup_epochs=0, lr=0.1, attention_lr=0.01, patience=0, drops=2, gamma=0.1, decay="all"
+    )
+    optimizer = create_optimizer(Net(), config)
+    plateau = create_plateau(optimizer, config)
+    for _ in range(8):
+        plateau.step(1.0)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.001, 0.00001])
 
 
 def test_plateau_divides_so_often_and_no_more():

@@ -169,7 +169,8 @@ def test_the_recipe_is_chosen_by_the_size_of_the_images(tmp_path, side, pretrain
 def test_the_recipe_is_chosen_without_images_too(tmp_path):
     assert suggest_recipe("shapes") == "shapes"
     assert suggest_recipe(str(tmp_path)) == "default"
+    assert suggest_recipe(str(tmp_path), weights=True) == "finetune"
     assert suggest_recipe(str(tmp_path / "nowhere")) == "default"
     (tmp_path / "cifar-10-batches-py").mkdir()
-    assert suggest_recipe(str(tmp_path)) == "cifar"
+    assert suggest_recipe(str(tmp_path)) == suggest_recipe(str(tmp_path), weights=True) == "cifar"
     assert suggest_recipe(str(tmp_path / "cifar-10-batches-py")) == "cifar"

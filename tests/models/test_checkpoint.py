@@ -11,7 +11,7 @@ from torch import nn
 
 import sgenet
 from sgenet.errors import CheckpointError
-from sgenet.models import checkpoint_folder, read_metadata
+from sgenet.models import checkpoint_folder, load_weights, read_metadata
 
 
 class Custom(nn.Module):
@@ -118,3 +118,102 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     path = sgenet.save(Custom(), tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match=r"does not fit CifarResNet: .*Missing key"):
         sgenet.load(path, model=sgenet.create_model("resnet20_cifar", 6))
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """With other weights and statistics than a new network has."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())):
+            tensor.add_(torch.rand(tensor.shape, generator=generator) * 0.2)
+    return model.eval()
+
+
+def saved(model: nn.Module, tmp_path: Path, **metadata: object) -> Path:
+    return sgenet.save(model, tmp_path / "net.safetensors", metadata=metadata)
+
+
+@pytest.mark.parametrize("name", ["sge_resnet8_cifar", "simam_resnet8_cifar", "bam_resnet8_cifar", "resnet8_cifar"])
+def test_weights_without_attention_start_a_network_with_it(tmp_path, name):
+    host = shaken(sgenet.create_model("resnet8_cifar", 6))
+    model = load_weights(sgenet.create_model(name, 6), saved(host, tmp_path)).eval()
+    assert torch.equal(model(IMAGES), host(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["sge_resnet8_cifar", "simam_resnet8_cifar", "ge_resnet8_cifar", "sk_resnet8_cifar"])
+def test_weights_with_attention_start_a_network_with_the_same(tmp_path, name):
+    """Those of modules without parameters too, whose names are in no tensor."""
+    trained = shaken(sgenet.create_model(name, 6))
+    model = load_weights(sgenet.create_model(name, 6), saved(trained, tmp_path)).eval()
+    assert torch.equal(model(IMAGES), trained(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["sge", "simam"])
+def test_what_kept_the_output_of_the_first_network_goes_along(tmp_path, name):
+    trained = shaken(sgenet.add_attention(sgenet.create_model("resnet8_cifar", 6), name))
+    model = load_weights(sgenet.create_model(f"{name}_resnet8_cifar", 6), saved(trained, tmp_path)).eval()
+    assert torch.equal(model(IMAGES), trained(IMAGES))
+
+
+def test_a_network_with_attention_built_into_it_is_no_other_host(tmp_path):
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.sge = sgenet.create_attention("sge", 8, groups=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.sge(self.conv(x))
+
+    own = shaken(Own())
+    assert torch.equal(load_weights(Own(), saved(own, tmp_path)).eval()(IMAGES), own(IMAGES))
+
+
+def test_a_classifier_for_other_classes_stays_random(tmp_path):
+    host = shaken(sgenet.create_model("resnet8_cifar", 6))
+    path = saved(host, tmp_path, classes=list("abcdef"))
+    for classes, number, taken in (
+        (None, 4, False),
+        (None, 6, True),
+        (list("abcdef"), 6, True),
+        (list("abcdeg"), 6, False),
+        (list("bacdef"), 6, False),
+    ):
+        model = sgenet.create_model("sge_resnet8_cifar", number)
+        before = model.fc.weight.detach().clone()
+        load_weights(model, path, classes=classes)
+        assert torch.equal(model.fc.weight, host.fc.weight if taken else before), classes
+        assert torch.equal(model.layer3[0].conv2.weight, host.layer3[0].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        ("resnet8_cifar", "resnet20_cifar", r"it is of resnet8_cifar, and it has no 'layer1.1.conv1.weight'"),
+        ("resnet20_cifar", "resnet8_cifar", r"it is of resnet20_cifar, and the network has no 'layer1.1"),
+        ("resnet18", "resnet34", r"it is of resnet18, and it has no"),
+        ("resnet18", "resnet8_cifar", r"and the network has no|and '.*' has shape"),
+        (
+            "se_resnet8_cifar",
+            "resnet8_cifar",
+            r"it is of resnet8_cifar and 'se' in 3 places, and the network has no att",
+        ),
+        ("se_resnet8_cifar", "sge_resnet8_cifar", r"'se' in 3 places, and the network has 'sge' in 3 places"),
+        ("ge_resnet8_cifar", "simam_resnet8_cifar", r"'ge' in 3 places, and the network has 'simam' in 3 places"),
+        ("sk_resnet8_cifar", "resnet8_cifar", r"resnet8_cifar with \{'selective_kernel'.* and .*has"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_clear_line_and_change_nothing(tmp_path, theirs, ours, message):
+    path = saved(sgenet.create_model(theirs, 6), tmp_path)
+    model = sgenet.create_model(ours, 6)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_weights_of_other_groups_do_not_fit(tmp_path):
+    path = saved(sgenet.create_model("sge_resnet8_cifar", 6), tmp_path)
+    with pytest.raises(CheckpointError, match=r"'layer1.0.attention.\w+' has shape"):
+        load_weights(sgenet.create_model("sge_resnet8_cifar", 6, attention_options={"groups": 2}), path)

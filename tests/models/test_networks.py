@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 import torch
 import torchvision
@@ -25,6 +28,12 @@ def parameters(name: str, num_classes: int = 1000, **options) -> int:
         ("resnet101", 44_549_160),
         ("se_resnet101", 49_326_872),
         ("sge_resnet101", 44_553_384),
+        ("sk_resnet50", 26_154_496),
+        ("sk_resnet101", 45_678_112),
+        ("bam_resnet50", 25_915_099),
+        ("bam_resnet101", 44_907_227),
+        ("cbam_resnet50", 28_089_624),
+        ("cbam_resnet101", 49_330_172),
     ],
 )
 def test_parameter_counts_are_the_papers(name, expected):
@@ -44,16 +53,120 @@ def test_cifar_networks_have_the_size_of_their_paper(depth, expected):
     assert parameters(f"resnet{depth}_cifar", 10) == pytest.approx(expected, rel=0.01)
 
 
-def test_every_listed_name_can_be_built_and_counts_its_blocks():
+def width_of_blocks(name: str) -> list[int]:
+    """Output channels of each block of a bottleneck network, from the papers' tables."""
+    depths = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+    blocks = depths[name.removeprefix("resnext").removeprefix("resnet").removesuffix("_32x4d")]
+    return [256 * 2**stage for stage, count in enumerate(blocks) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "resnet50",
+        *(pytest.param(h, marks=pytest.mark.slow) for h in ("resnet101", "resnet152", "resnext50_32x4d")),
+        pytest.param("resnext101_32x4d", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_module_adds_is_its_papers_formula(host):
+    widths = width_of_blocks(host)
+
+    def nearest_odd(c: int) -> int:  # arXiv 1910.03151, equation 12, with gamma 2 and b 1
+        whole = int(math.log2(c) / 2 + 0.5)
+        return whole if whole % 2 else whole + 1
+
+    added = {
+        "eca": sum(nearest_odd(c) for c in widths),
+        "ge": 0,
+        "simam": 0,
+        "sge": 2 * 64 * len(widths),
+        "se": sum(2 * c * (c // 16) + c // 16 + c for c in widths),
+        # two weights and a BN a channel: arXiv 1903.10829, section 3.2
+        "srm": sum(2 * c + 2 * c for c in widths),
+        # A 1x1 convolution to one map (without bias, which a softmax over positions does not see), two to C / 16 and
+        # back, and a layer norm between them: arXiv 1904.11492, figure 4
+        "gc": sum(c + (c * (c // 16) + c // 16) + 2 * (c // 16) + ((c // 16) * c + c) for c in widths),
+    }
+    plain = parameters(host)
+    assert {name: parameters(f"{name}_{host}") - plain for name in added} == added
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnext50_32x4d", 25.03e6), ("resnext101_32x4d", 44.18e6)])
+def test_resnexts_have_their_papers_size(name, expected):
+    # arXiv 1611.05431, table 1 (25.0e6); that of 101 layers: SKNet's table 1, 44.3e6 with the statistics of BN
+    assert parameters(name) == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("sk_resnext50_32x4d", 27.5), ("sk_resnext101_32x4d", 48.9)])
+def test_selective_kernels_in_a_resnext_are_sknet(name, millions):
+    # arXiv 1903.06586, table 2
+    assert parameters(name) / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+@pytest.mark.parametrize("depths", [(8, 18), pytest.param((20, 32, 34, 50, 56, 101, 152), marks=pytest.mark.slow)])
+def test_every_listed_name_can_be_built_and_counts_its_blocks(depths):
     blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50, 8: 3, 20: 9, 32: 15, 56: 27}
     names = sgenet.list_models()
-    assert len(names) == 27
+    assert len(names) == 11 * 11
     for name in names:
+        attention, _, host = name.rpartition("res")
+        depth = int(re.match(r"ne[xt]+(\d+)", host).group(1))
+        if depth not in depths:
+            continue
         with torch.device("meta"):
             model = sgenet.create_model(name, 10)
         report = attention_report(model)
-        depth = int("".join(c for c in name if c.isdigit()))
-        assert (len(report.placed) if report else 0) == (blocks[depth] if "_res" in name else 0), name
+        stages = 2 if name.endswith("cifar") else 3
+        expected = {"": 0, "sk_": 0, "bam_": stages}.get(attention, blocks[depth])
+        assert (len(report.placed) if report else 0) == expected, name
+        kernels = sum(isinstance(m, sgenet.SelectiveKernelConv) for m in model.modules())
+        assert kernels == (blocks[depth] if attention == "sk_" else 0), name
+
+
+def test_bam_stands_behind_every_stage_but_the_last():
+    seen = []
+    model = sgenet.create_model("bam_resnet18", 10)
+    for module in model.modules():
+        if isinstance(module, sgenet.BottleneckAttention):
+            module.register_forward_hook(lambda m, i, o: seen.append((tuple(i[0].shape[1:]), bool((i[0] >= 0).all()))))
+    model(torch.randn(2, 3, 64, 64))
+    assert seen == [((64, 16, 16), True), ((128, 8, 8), True), ((256, 4, 4), True)], "after the ReLU behind the sum"
+
+
+def test_another_position():
+    model = sgenet.create_model("sge_resnet18", 10, attention_position="stage")
+    assert [p.channels for p in attention_report(model).placed] == [64, 128, 256]
+    assert [p.channels for p in attention_report(sgenet.create_model("bam_resnet18", 10)).placed] == [64, 128, 256]
+    within = sgenet.create_model("bam_resnet18", 10, attention_position="residual")
+    assert len(attention_report(within).placed) == 8
+
+
+@pytest.mark.parametrize("name", ["sk_resnet18", "sk_resnext50_32x4d", "timm:resnet26"])
+def test_a_block_with_a_selective_kernel_computes_what_the_paper_says(name):
+    """The whole block again, from its own tensors: two branches, mixed by a softmax over them, then the rest."""
+    torch.manual_seed(0)
+    model = sgenet.create_model(name, 3, attention="sk").double().eval()
+    block = model.layer2[0]
+    bottleneck = hasattr(block, "conv3")
+    x = torch.randn(2, 256 if bottleneck else 64, 9, 7, dtype=torch.float64)
+    kernel = block.conv2 if bottleneck else block.conv1
+    inner = torch.relu(block.bn1(block.conv1(x))) if bottleneck else x
+    branches = [torch.relu(kernel.bn1(kernel.conv1(inner))), torch.relu(kernel.bn2(kernel.conv2(inner)))]
+    pooled = sum(branches).mean((2, 3), keepdim=True)
+    scores = kernel.fc2(torch.relu(kernel.bn_fc1(kernel.fc1(pooled)))).flatten(1)
+    first, second = scores.chunk(2, dim=1)
+    share = (first.exp() / (first.exp() + second.exp()))[:, :, None, None]
+    mixed = share * branches[0] + (1 - share) * branches[1]
+    last = block.bn3(block.conv3(mixed)) if bottleneck else block.bn2(block.conv2(mixed))
+    torch.testing.assert_close(block(x), torch.relu(last + block.downsample(x)))
+
+
+def test_selective_kernels_in_narrow_networks_have_groups_of_two_channels_at_least():
+    for module in sgenet.create_model("sk_resnet8_cifar", 10).modules():
+        if isinstance(module, sgenet.SelectiveKernelConv):
+            assert module.conv2.in_channels // module.conv2.groups >= 2
+            assert module.conv2.out_channels // module.conv2.groups >= 2
+            assert module.fc1.out_channels >= 4
 
 
 @pytest.mark.parametrize("name", ["sge_resnet18", "sge_resnet34"])
@@ -68,7 +181,10 @@ def test_cifar_networks_get_groups_of_four_channels():
     assert all(p.note.endswith("instead of 64") for p in report.placed)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "sge_resnet18", "se_resnet20_cifar", "sge_resnet20_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "sge_resnet18", "se_resnet20_cifar", "sge_resnet20_cifar", "bam_resnet8_cifar", "sk_resnet8_cifar"],
+)
 @pytest.mark.parametrize("size", [32, 64, 33])
 def test_networks_run_and_learn(name, size):
     model = sgenet.create_model(name, 5)
@@ -123,6 +239,11 @@ def test_list_models_of_a_zoo():
         ("resnet50", {"num_classes": 4, "stem": "small", "attention": "se", "attention_options": {"reduction": 8}}),
         ("timm:resnet26", {"num_classes": 4, "attention": "sge"}),
         ("se_resnet8_cifar", {"num_classes": 4, "stem_stride": 2}),
+        ("bam_resnet18", {"num_classes": 4}),
+        ("sge_resnet18", {"num_classes": 4, "attention_position": "post"}),
+        ("sk_resnet18", {"num_classes": 4, "stem": "small", "attention_options": {"reduction": 8}}),
+        ("resnext50_32x4d", {"num_classes": 4, "attention": "sk"}),
+        ("timm:resnet26", {"num_classes": 4, "attention": "sk"}),
     ],
 )
 def test_a_description_builds_the_same_network(model):
@@ -153,6 +274,16 @@ def test_a_description_builds_the_same_network(model):
         ("resnet50", {"pretrained": True, "stem": "small"}, "no pretrained weights for stem='small'"),
         ("timm:resnet26", {"depth": 3}, "timm's resnet26 does not take"),
         ("resnet50", {"num_classes": 0}, "num_classes=0 must be 1 or more"),
+        ("sk_resnet50", {"pretrained": True}, "no pretrained weights for 'resnet50' with 'sk'"),
+        ("sk_resnet50", {"attention_position": "post"}, "attention_position='post' is not possible with 'sk'"),
+        ("sk_resnet50", {"attention_options": {"reducton": 8}}, r"'sk' has no option 'reducton'\. Did you mean"),
+        ("sk_resnet50", {"replace_stride_with_dilation": [False, True, True]}, "without dilation"),
+        ("torchvision:vgg11", {"attention": "sk"}, "VGG has no blocks that 'sk' knows"),
+        ("resnet50", {"attention_position": "post"}, "attention_position=post need attention"),
+        ("sge_resnet18", {"attention_position": "last"}, "no position 'last'"),
+        ("resnext50_32x4d", {"groups": 8}, "no option 'groups'"),
+        ("resnext101_32x4d", {"pretrained": True}, "timm has: use 'timm:resnext101_32x4d'"),
+        ("timm:sge_resnet50", {}, "'timm:sge_resnet50' is a network of sgenet itself; ask for 'sge_resnet50'"),
     ],
 )
 def test_bad_requests_are_named(name, options, message):

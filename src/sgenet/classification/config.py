@@ -57,6 +57,9 @@ class TrainConfig:
 
     model: str = _setting("sge_resnet18", "network: a name of `sgenet models`, timm:NAME or torchvision:NAME")
     pretrained: bool = _setting(False, "start from weights that timm or torchvision provide")
+    weights: str | None = _setting(
+        None, "start from the weights of a run, or of a file of sgenet.save; attention that it lacks keeps its output"
+    )
     attention: str | None = _setting(None, "attention to add to a network that has none in its name, e.g. sge or se")
     attention_options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "options of the attention module, e.g. groups or reduction"}
@@ -98,6 +101,10 @@ class TrainConfig:
     accumulate: int = _setting(1, "forward passes that a step is split into, to save memory")
     optimizer: Literal["sgd", "adamw"] = _setting("sgd", "optimiser")
     lr: float = _setting(0.05, "learning rate at its highest, for the whole batch_size")
+    attention_lr: float = _setting(1.0, "what lr is multiplied by for the parameters of attention modules")
+    freeze_host: bool = _setting(
+        False, "train attention and the classifier only; the rest of the network keeps weights and statistics"
+    )
     momentum: float = _setting(0.9, "momentum of sgd; first beta of adamw")
     nesterov: bool = _setting(True, "Nesterov's momentum for sgd")
     weight_decay: float = _setting(0.0001, "weight decay")
@@ -147,6 +154,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not holds(value):
                 raise ConfigError(f"{name}={value!r} {rule}")
+        _check_start(self)
         _check_schedule(self)
         _check_batches(self)
 
@@ -160,7 +168,7 @@ def make_config(recipe: str | None = None, **overrides: Any) -> TrainConfig:  # 
 
     Returns:
         The checked settings. A recipe's `model_options` are left out where the overrides name a network of another
-        family, which would not know them.
+        family, which would not know them, and its `pretrained` where they name weights.
 
     Raises:
         ConfigError: If the recipe or a setting is unknown, or a value cannot be used.
@@ -172,6 +180,8 @@ def make_config(recipe: str | None = None, **overrides: Any) -> TrainConfig:  # 
     values = {} if recipe is None else load_recipe(recipe)
     if "model" in overrides and _family(overrides["model"]) != _family(values.get("model")):
         values.pop("model_options", None)
+    if overrides.get("weights") is not None:
+        values.pop("pretrained", None)
     return _from_values({**values, **overrides}, f"recipe '{recipe}'" if recipe else "the settings")
 
 
@@ -266,6 +276,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "batch_size": _AT_LEAST_1,
     "accumulate": _AT_LEAST_1,
     "lr": _POSITIVE,
+    "attention_lr": _POSITIVE,
     "momentum": _BELOW_1,
     "weight_decay": _AT_LEAST_0,
     "clip_norm": _POSITIVE,
@@ -285,6 +296,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "must be between 0 and 2**32 - 1"),
     "checkpoint_every_steps": _AT_LEAST_1,
 }
+
+
+def _check_start(config: TrainConfig) -> None:
+    if config.weights is not None and config.pretrained:
+        raise ConfigError(f"weights='{config.weights}' and pretrained=True are two starts; leave out one of them")
+    if config.freeze_host and config.weights is None and not config.pretrained:
+        raise ConfigError("freeze_host=True would keep random weights; give pretrained or weights too")
 
 
 def _check_schedule(config: TrainConfig) -> None:

@@ -50,6 +50,7 @@ def evaluate(
     crops: Literal[1, 10] = 1,
     scales: Sequence[int] | None = None,
     checkpoint: Literal["last", "best"] = "last",
+    model: nn.Module | None = None,
 ) -> EvalResult:
     """Top-1 and top-5 of a run on its validation images.
 
@@ -62,6 +63,8 @@ def evaluate(
         crops: 1 for the centre; 10 for corners and centre, flipped too.
         scales: Short sides, in pixels, that images are resized to; the run's own if not given.
         checkpoint: "last" or "best".
+        model: A network to measure instead of the checkpoint's, with as many classes: the same after surgery, say. It
+            is put into eval mode.
 
     Returns:
         The result.
@@ -89,7 +92,8 @@ def evaluate(
     where = checkpoint_folder(folder.path, checkpoint)
     verify(where)
     source = _validation_images(config, data, read_metadata(where / "model.safetensors")["classes"])
-    views = _Views(load(where / "model.safetensors"), config, source)
+    network = load(where / "model.safetensors") if model is None else model.eval()
+    views = _Views(network, config, source)
     if crops == 1 and not scales:
         return views.score_one()
     return views.score_many(crops, list(scales or [preprocessing_of(config).short_side]))

@@ -27,6 +27,7 @@ from sgenet.classification.schedules import learning_rate_factor
 from sgenet.classification.scores import Score
 from sgenet.data import Batch
 from sgenet.errors import ConfigError, DataError
+from sgenet.surgery import classifier_names, freeze_host, hold_statistics
 
 __all__ = ["ClassificationTask", "FolderCheckpointIO", "check_network", "step_seed"]
 
@@ -44,11 +45,14 @@ class ClassificationTask(pl.LightningModule):
         config: Settings.
         classes: Number of classes.
         steps_per_epoch: Optimisation steps in an epoch.
+
+    Raises:
+        ConfigError: If the host is to be frozen and the network has no attention.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig, classes: int, steps_per_epoch: int) -> None:
         super().__init__()
-        self.network = network
+        self.network = freeze_host(network, keep=classifier_names(network)) if config.freeze_host else network
         self.average = _create_average(network, config)
         self.config = config
         self.classes = classes
@@ -91,7 +95,9 @@ class ClassificationTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Freeze batch normalisation from the epoch on that the settings name."""
+        """Freeze batch normalisation: a frozen host's, and all from the epoch on that the settings name."""
+        if self.config.freeze_host:
+            hold_statistics(self.network)  # in every epoch anew, since Lightning puts the network in train mode
         first = self.config.freeze_bn_from_epoch
         if first is not None and self.epoch + 1 >= first:
             for module in self.network.modules():

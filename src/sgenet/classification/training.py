@@ -31,7 +31,7 @@ from sgenet.classification.run_folder import EpochRow, RunFolder
 from sgenet.classification.task import ClassificationTask, FolderCheckpointIO, check_network
 from sgenet.data import ClassificationData
 from sgenet.errors import ConfigError, RunError
-from sgenet.models import build, checkpoint_folder, create_model, read_metadata
+from sgenet.models import build, checkpoint_folder, create_model, load_weights, read_metadata
 
 __all__ = ["TrainResult", "is_first_process", "resume", "train"]
 
@@ -269,6 +269,8 @@ def _create_network(config: TrainConfig, data: ClassificationData) -> nn.Module:
         attention_options=config.attention_options,
         **config.model_options,
     )
+    if config.weights is not None:
+        load_weights(network, config.weights, classes=data.classes)
     check_network(network, config, len(data.classes))
     return network
 
@@ -320,5 +322,7 @@ def _devices(text: str) -> int | str | list[int]:
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Paths that mean the same from any working directory, so that a run can be resumed from any."""
     data = config.data if config.data in ("", "shapes") else str(Path(config.data).expanduser().resolve())
-    labels = config.labels if config.labels is None else str(Path(config.labels).expanduser().resolve())
-    return replace(config, data=data, labels=labels)
+    labels, weights = (
+        None if p is None else str(Path(p).expanduser().resolve()) for p in (config.labels, config.weights)
+    )
+    return replace(config, data=data, labels=labels, weights=weights)

@@ -1,6 +1,6 @@
 """Named networks and their checkpoints."""
 
-from sgenet.models.checkpoint import checkpoint_folder, load, read_metadata, save
+from sgenet.models.checkpoint import checkpoint_folder, load, load_weights, read_metadata, save
 from sgenet.models.networks import build, create_model, describe, list_models
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "describe",
     "list_models",
     "load",
+    "load_weights",
     "read_metadata",
     "save",
 ]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from sgenet.attention import Attention
 from sgenet.errors import CheckpointError
 from sgenet.models.networks import build, describe
+from sgenet.surgery import attention_report, classifier_names
 
-__all__ = ["checkpoint_folder", "load", "read_metadata", "save"]
+__all__ = ["checkpoint_folder", "load", "load_weights", "read_metadata", "save"]
 
 _KEY = "sgenet"
 
@@ -72,7 +75,7 @@ def load(
     Raises:
         CheckpointError: If there is no such file, it is damaged, was not written by `save`, or does not fit `model`.
     """
-    file = checkpoint_folder(path, checkpoint) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    file = _file(path, checkpoint)
     tensors, header = _read(file)
     network = build(header["network"], model)
     try:
@@ -81,6 +84,59 @@ def load(
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{file} does not fit {type(network).__name__}: {reason}") from error
     return network.eval()
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: Literal["last", "best"] = "last",
+    classes: Sequence[str] | None = None,
+) -> nn.Module:
+    """Start a network from the weights of a checkpoint of the same architecture, to train it further.
+
+    Attention that the checkpoint has not starts so that the network computes what it computed without it. A classifier
+    for other classes stays random.
+
+    Args:
+        model: The network; changed in place, and unchanged after an error.
+        path: A file that `save` wrote, or a run folder.
+        checkpoint: Which of a run's checkpoints.
+        classes: Names of the network's classes, where they are known: a classifier for as many others stays random.
+
+    Returns:
+        `model`.
+
+    Raises:
+        CheckpointError: If there is no such file, it is damaged, was not written by `save`, or does not fit the
+            network; the message names what it is of and the first key that does not fit.
+
+    Examples:
+        >>> import tempfile
+        >>> from sgenet.models import create_model
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(create_model("resnet8_cifar", 10), Path(folder) / "plain.safetensors")
+        ...     model = load_weights(create_model("sge_resnet8_cifar", 4), path)
+        >>> model.fc.out_features
+        4
+    """
+    file = _file(path, checkpoint)
+    tensors, header = _read(file)
+    fresh = _attention_to_start(model, header)
+    own = model.state_dict()
+    random = _of_other_classes(model, own, tensors, header, classes)
+    taken = {key: tensor for key, tensor in tensors.items() if key not in random}
+    left = {
+        key: tensor for key, tensor in own.items() if key in random or key.startswith(tuple(f"{n}." for n in fresh))
+    }
+    problem = _other_attention(model, header) or _misfit(model, own, taken, left)
+    if problem is not None:
+        raise CheckpointError(f"{file} does not fit the network: it is of {_built_as(header)}, and {problem}")
+    model.load_state_dict(taken | left)
+    with torch.no_grad():
+        for module in fresh.values():
+            module.start_as_identity()
+    return model
 
 
 def read_metadata(path: str | os.PathLike[str], *, checkpoint: Literal["last", "best"] = "last") -> dict[str, Any]:
@@ -96,7 +152,7 @@ def read_metadata(path: str | os.PathLike[str], *, checkpoint: Literal["last", "
     Raises:
         CheckpointError: If there is no such file, or it was not written by `save`.
     """
-    file = checkpoint_folder(path, checkpoint) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    file = _file(path, checkpoint)
     with _opened(file) as opened:
         return _header(file, opened.metadata())
 
@@ -120,6 +176,68 @@ def checkpoint_folder(run: str | os.PathLike[str], which: Literal["last", "best"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{run} holds no '{which}' checkpoint; give a run folder of `sgenet train`") from error
     return index.parent / str(name)
+
+
+def _file(path: str | os.PathLike[str], checkpoint: Literal["last", "best"]) -> Path:
+    """The file of weights at a path: the path itself, or that of a run's checkpoint."""
+    return checkpoint_folder(path, checkpoint) / "model.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def _attention_to_start(model: nn.Module, header: dict[str, Any]) -> dict[str, Attention]:
+    """The attention modules that were added to the network, by name, where the checkpoint was written without any."""
+    report = attention_report(model)
+    if report is None or header["network"]["attention"] is not None:
+        return {}
+    return {placed.module: cast(Attention, model.get_submodule(placed.module)) for placed in report.placed}
+
+
+def _other_attention(model: nn.Module, header: dict[str, Any]) -> str | None:
+    """What the network lacks of a checkpoint's attention; None where it has the same, or the checkpoint has none."""
+    theirs, own = header["network"]["attention"], attention_report(model)
+    if theirs is None:
+        return None
+    places = {placed["module"] for placed in theirs["placed"]}
+    if own is not None and own.attention == theirs["attention"] and {placed.module for placed in own.placed} == places:
+        return None
+    return "the network has " + ("no attention" if own is None else f"'{own.attention}' in {len(own.placed)} places")
+
+
+def _of_other_classes(
+    model: nn.Module,
+    own: dict[str, torch.Tensor],
+    tensors: dict[str, torch.Tensor],
+    header: dict[str, Any],
+    classes: Sequence[str] | None,
+) -> set[str]:
+    """Keys of the classifier, where it names other classes than the checkpoint's."""
+    keys = {key for name in classifier_names(model) for key in own if key.startswith(f"{name}.") and key in tensors}
+    resized = any(own[key].shape[1:] == tensors[key].shape[1:] and len(own[key]) != len(tensors[key]) for key in keys)
+    renamed = classes is not None and header.get("classes") not in (None, list(classes))
+    return keys if resized or renamed else set()
+
+
+def _misfit(
+    model: nn.Module, own: dict[str, torch.Tensor], taken: dict[str, torch.Tensor], left: dict[str, torch.Tensor]
+) -> str | None:
+    """The first reason why the tensors of a checkpoint do not make up a network's state; None if they do."""
+    # A module that starts as the identity may have these more than one that does not.
+    optional = {f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, Attention) for k in ("scale", "blend")}
+    for key, tensor in taken.items():
+        if key not in own and key not in optional:
+            return f"the network has no '{key}'"
+        if key in own and own[key].shape != tensor.shape:
+            return f"'{key}' has shape {tuple(tensor.shape)} instead of {tuple(own[key].shape)}"
+    lacking = next((key for key in own if key not in taken and key not in left and key not in optional), None)
+    return None if lacking is None else f"it has no '{lacking}'"
+
+
+def _built_as(header: dict[str, Any]) -> str:
+    """The network of a checkpoint in a few words."""
+    host, attention = header["network"]["host"], header["network"]["attention"]
+    name = "a network that sgenet did not build" if host is None else str(host["name"])
+    options = f" with {host['options']}" if host and host["options"] else ""
+    added = f" and '{attention['attention']}' in {len(attention['placed'])} places" if attention else ""
+    return f"{name}{options}{added}"
 
 
 def _opened(file: Path) -> Any:  # noqa: ANN401  # safetensors has no types

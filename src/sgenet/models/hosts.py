@@ -12,16 +12,23 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from sgenet.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 from sgenet.models.resnet_cifar import CifarResNet
+from sgenet.models.selective_kernel import use_selective_kernels
 
 __all__ = ["HOSTS", "create_host", "zoo_names"]
 
 _IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
 _CIFAR_DEPTHS = (8, 20, 32, 56)
+_RESNEXTS = {"resnext50_32x4d": (3, 4, 6, 3), "resnext101_32x4d": (3, 4, 23, 3)}
 
-HOSTS = tuple([f"resnet{d}" for d in _IMAGENET_DEPTHS] + [f"resnet{d}_cifar" for d in _CIFAR_DEPTHS])
+HOSTS = (
+    *(f"resnet{d}" for d in _IMAGENET_DEPTHS),
+    *(f"resnet{d}_cifar" for d in _CIFAR_DEPTHS),
+    *_RESNEXTS,
+)
 """Names of our own hosts."""
 
 
@@ -32,8 +39,9 @@ def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[
         name: One of `HOSTS`, `timm:NAME` or `torchvision:NAME`.
         num_classes: Outputs of the classifier.
         pretrained: Load the zoo's weights; the classifier is left random where its size differs.
-        options: Keyword arguments: `stem` ("imagenet" or "small") and torchvision's own for `resnet*`, `stem_stride`
-            for `*_cifar`, the zoo's own otherwise.
+        options: Keyword arguments: `stem` ("imagenet" or "small") and torchvision's own for `resnet*` and `resnext*`,
+            `stem_stride` for `*_cifar`, the zoo's own otherwise. For all of them `selective_kernel`: a mapping of
+            options of the convolutions that it replaces.
 
     Returns:
         The network.
@@ -45,6 +53,15 @@ def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes={num_classes} must be 1 or more")
+    if options.get("selective_kernel") is not None:
+        if pretrained:
+            raise ConfigError(f"there are no pretrained weights for '{name}' with 'sk'; leave out pretrained")
+        rest = {k: v for k, v in options.items() if k != "selective_kernel"}
+        return use_selective_kernels(_host(name, num_classes, False, rest), options["selective_kernel"])
+    return _host(name, num_classes, pretrained, options)
+
+
+def _host(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     zoo, _, rest = name.rpartition(":")
     if zoo == "timm":
         return _timm(rest, num_classes, pretrained, options)
@@ -79,19 +96,31 @@ def _cifar(name: str, num_classes: int, pretrained: bool, options: dict[str, Any
 
 
 def _resnet(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    own = ["zero_init_residual", "groups", "width_per_group", "replace_stride_with_dilation", "norm_layer"]
-    _check_options(name, options, ["stem", *own])
+    own = ["zero_init_residual", "replace_stride_with_dilation", "norm_layer"]
+    _check_options(name, options, ["stem", *own, *([] if name in _RESNEXTS else ["groups", "width_per_group"])])
     stem = options.get("stem", "imagenet")
     if stem not in ("imagenet", "small"):
         raise ConfigError(f"stem='{stem}' is not possible; use 'imagenet' (7x7, stride 2, max-pool) or 'small'")
     if pretrained and stem == "small":
         raise ConfigError("there are no pretrained weights for stem='small'; leave out one of the two")
-    model = _torchvision(name, num_classes, pretrained, {k: v for k, v in options.items() if k != "stem"})
+    rest = {k: v for k, v in options.items() if k != "stem"}
+    if name == "resnext101_32x4d":  # torchvision has the class, but neither the name nor weights
+        model = _resnext(name, num_classes, pretrained, rest)
+    else:
+        model = _torchvision(name, num_classes, pretrained, rest)
     if stem == "small":
         conv = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         model.conv1 = conv
         model.maxpool = nn.Identity()
+    return model
+
+
+def _resnext(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    if pretrained:
+        raise ConfigError(f"torchvision has no pretrained weights for '{name}'; timm has: use 'timm:{name}'")
+    layers = list(_RESNEXTS[name])
+    model: nn.Module = ResNet(Bottleneck, layers, num_classes=num_classes, groups=32, width_per_group=4, **options)
     return model
 
 

@@ -10,29 +10,36 @@ from torch import nn
 from sgenet.attention import list_attention
 from sgenet.errors import CheckpointError, ConfigError, UnknownNameError, did_you_mean
 from sgenet.models.hosts import HOSTS, create_host, zoo_names
+from sgenet.models.selective_kernel import selective_kernel_options
 from sgenet.surgery import AttentionReport, attach_recorded, attention_report, insert_attention
+from sgenet.surgery.sites import Position
 
-__all__ = ["build", "create_model", "describe", "list_models"]
+__all__ = ["add_named", "build", "create_model", "describe", "list_models", "split_name"]
 
 _HOST_ATTRIBUTE = "host_description"
+_PREFIXES = ("bam", "cbam", "eca", "gc", "ge", "se", "sge", "simam", "sk", "srm")
+_POSITIONS: dict[str, Position] = {"bam": "stage"}  # where the module's paper puts it, if not at the branch's end
 
 
 def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401
     """Build a network by name.
 
-    `se_` or `sge_` before one of our names puts that attention into every residual branch, after the last BN and
-    before the sum. ResNet-18 and -34 keep SGE's 64 groups in stages of 64 channels, as the paper's code does; in other
-    networks `groups` and SE's `reduction` are adapted to each place, and `sgenet.surgery.attention_report(model)` tells
-    how.
+    The name of an attention module before one of our names, as in `sge_resnet50`, puts it into every residual branch,
+    after the last BN and before the sum; `bam_` goes behind every stage but the last, and `ge_` is the variant without
+    parameters over the whole map. ResNet-18 and -34 keep SGE's 64 groups in stages of 64 channels, as the paper's code
+    does; in other networks `groups` and `reduction` are adapted to each place, and
+    `sgenet.surgery.attention_report(model)` tells how. `sk_` replaces a 3x3 convolution in every block, so it is a part
+    of the host and in no report.
 
     Args:
         name: A name from `list_models()`, or `timm:NAME`, or `torchvision:NAME`.
         num_classes: Outputs of the classifier.
         pretrained: Load the host's weights from torchvision or timm, and start attention so that the output is kept.
             An error where there are none. The classifier is random where `num_classes` is not the weights'.
-        **options: `attention` and `attention_options` put attention into a name without prefix; `stem` ("imagenet", or
-            "small": 3x3 with stride 1 and no max-pool) for `resnet*`; `stem_stride` (1 or 2) for `*_cifar`; anything
-            else goes to the host's own constructor.
+        **options: `attention` puts attention into a name without prefix, `attention_options` are the module's own, and
+            `attention_position` is another place than the module's usual one, see `sgenet.add_attention`; `stem`
+            ("imagenet", or "small": 3x3 with stride 1 and no max-pool) for `resnet*` and `resnext*`; `stem_stride` (1
+            or 2) for `*_cifar`; anything else goes to the host's own constructor.
 
     Returns:
         The network, in training mode.
@@ -43,28 +50,24 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
         CheckpointError: If the weights cannot be downloaded.
 
     Source:
-        Hosts: arXiv 1512.03385. Places: arXiv 1905.09646, section 3; arXiv 1709.01507, figure 3.
+        Hosts: arXiv 1512.03385, arXiv 1611.05431. Places: arXiv 1905.09646, section 3; arXiv 1709.01507, figure 3;
+        BAM's: arXiv 1807.06514, figure 1.
 
     Examples:
         >>> model = create_model("sge_resnet50")
         >>> sum(p.numel() for p in model.parameters())
         25559080
     """
-    attention = options.pop("attention", None)
-    attention_options = dict(options.pop("attention_options", None) or {})
-    host, prefix = _split(name)
-    if attention == "none":
-        attention = None
-    if prefix is not None and attention not in (None, prefix):
-        raise ConfigError(f"'{name}' has '{prefix}' already; ask for '{host}' with attention='{attention}'")
-    attention = prefix or attention
-    if attention is None and attention_options:
-        raise ConfigError(f"attention_options={attention_options} need attention; give one of {list_attention()}")
+    asked = {key: options.pop(key, None) for key in ("attention", "attention_options", "attention_position")}
+    host, attention = split_name(name, asked["attention"])
+    _check_needs(attention, asked)
+    module_options = dict(asked["attention_options"] or {})
+    if attention == "sk":
+        options["selective_kernel"] = selective_kernel_options(module_options)
     model = create_host(host, num_classes, pretrained=pretrained, options=options)
     setattr(model, _HOST_ATTRIBUTE, {"name": host, "num_classes": num_classes, "options": options})
-    if attention is not None:
-        fit = host not in ("resnet18", "resnet34")  # the paper's code has groups of one channel there
-        insert_attention(model, attention, attention_options, keep_output=pretrained, fit=fit)
+    if attention not in (None, "sk"):
+        add_named(model, host, attention, module_options, asked["attention_position"], keep_output=pretrained)
     return model
 
 
@@ -78,8 +81,8 @@ def list_models(pattern: str = "*") -> list[str]:
         Sorted names.
 
     Examples:
-        >>> list_models("*resnet50")
-        ['resnet50', 'se_resnet50', 'sge_resnet50']
+        >>> list_models("s*_resnet50")
+        ['se_resnet50', 'sge_resnet50', 'simam_resnet50', 'sk_resnet50', 'srm_resnet50']
     """
     zoo, _, rest = pattern.rpartition(":")
     if zoo in ("timm", "torchvision"):
@@ -135,18 +138,81 @@ def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Modu
     return host
 
 
-def _names() -> list[str]:
-    return [*HOSTS, *(f"{attention}_{host}" for attention in ("se", "sge") for host in HOSTS)]
+def add_named(
+    model: nn.Module,
+    host: str,
+    attention: str,
+    options: dict[str, Any],
+    position: Position | None = None,
+    *,
+    keep_output: bool = False,
+) -> nn.Module:
+    """Put attention into a host as its name promises.
+
+    Args:
+        model: The host; changed in place.
+        host: Its name.
+        attention: Name of the module, not "sk".
+        options: The module's.
+        position: None for where the module's paper puts it.
+        keep_output: Start as the identity.
+
+    Returns:
+        `model`.
+
+    Raises:
+        UnknownNameError, ConfigError: As `sgenet.add_attention`.
+    """
+    fit = host not in ("resnet18", "resnet34")  # the paper's code has groups of one channel there
+    position = position or _POSITIONS.get(attention, "residual")
+    return insert_attention(model, attention, options, keep_output=keep_output, fit=fit, position=position)
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    """`sge_resnet50` into host and attention."""
+def split_name(name: str, asked: str | None = None) -> tuple[str, str | None]:
+    """The host and the attention that a name means.
+
+    Args:
+        name: As `create_model`.
+        asked: Attention that was asked for beside the name.
+
+    Returns:
+        The host's name, and the attention's or None.
+
+    Raises:
+        UnknownNameError: If there is no such network.
+        ConfigError: If the name has other attention than what was asked for.
+
+    Examples:
+        >>> split_name("sge_resnet50"), split_name("timm:resnet50", "se")
+        (('resnet50', 'sge'), ('timm:resnet50', 'se'))
+    """
+    asked = None if asked == "none" else asked
+    if name.startswith("timm:") and name.removeprefix("timm:") in _names() and name.removeprefix("timm:") not in HOSTS:
+        raise ConfigError(f"'{name}' is a network of sgenet itself; ask for '{name.removeprefix('timm:')}'")
     if ":" in name or name in HOSTS:
-        return name, None
+        return name, asked
     if name not in _names():
         hint = (
             did_you_mean(name, _names()) or " `sgenet models` lists the names; timm:NAME and torchvision:NAME work too."
         )
         raise UnknownNameError(f"there is no network '{name}'.{hint}")
     attention, _, host = name.partition("_")
+    if asked not in (None, attention):
+        raise ConfigError(f"'{name}' has '{attention}' already; ask for '{host}' with attention='{asked}'")
     return host, attention
+
+
+def _names() -> list[str]:
+    return [*HOSTS, *(f"{attention}_{host}" for attention in _PREFIXES for host in HOSTS)]
+
+
+def _check_needs(attention: str | None, asked: dict[str, Any]) -> None:
+    """What is said of attention needs some, and what is said of its place needs one that is put into a place."""
+    for option in ("attention_options", "attention_position"):
+        if attention is None and asked[option]:
+            raise ConfigError(f"{option}={asked[option]} need attention; give one of {[*list_attention(), 'sk']}")
+    if attention == "sk" and asked["attention_position"]:
+        raise ConfigError(
+            f"attention_position='{asked['attention_position']}' is not possible with 'sk', which replaces "
+            "convolutions; leave it out"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,6 +16,7 @@ from sgenet.surgery.report import (
     AttentionReport,
     Placed,
     attention_report,
+    default_options,
     forget_attention_report,
     set_attention_report,
 )
@@ -185,7 +185,7 @@ class _Plan(NamedTuple):
 
     def placed(self, model: nn.Module, site: Site) -> Placed:
         """The module for a site, not built yet."""
-        asked = _defaults(self.cls) | self.asked
+        asked = default_options(self.cls) | self.asked
         used = self.cls.fit_options(site.channels, asked, site.size) if self.fit else asked
         notes = [f"{k}={v} instead of {asked[k]}" for k, v in used.items() if asked[k] != v]
         if site.attach == "replace":
@@ -325,9 +325,3 @@ def _attach_all(model: nn.Module, built: Iterable[tuple[Placed, Attention]]) -> 
 def _detach_all(model: nn.Module, placed: Iterable[Placed]) -> None:
     for one in sorted(placed, key=lambda one: one.place.count(".")):
         detach(model, one.module, one.place, one.attach)
-
-
-def _defaults(cls: type[Attention]) -> dict[str, Any]:
-    """The options of a module's class that shape it: complete, so that a description outlives a changed default."""
-    parameters = inspect.signature(cls).parameters
-    return {k: p.default for k, p in parameters.items() if k not in ("channels", "device", "dtype")}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
+
+from sgenet.attention import Attention, attention_class
 
 __all__ = ["AttentionReport", "Placed", "attention_report"]
 
@@ -66,7 +69,8 @@ class AttentionReport:
 
     def __str__(self) -> str:
         rows = [("module", "stage", "channels", "attached", "options", "note")]
-        rows += [(p.module, str(p.stage), str(p.channels), _how(p), _options(p), p.note) for p in self.placed]
+        usual = default_options(attention_class(self.attention))
+        rows += [(p.module, str(p.stage), str(p.channels), _how(p), _options(p, usual), p.note) for p in self.placed]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"passed over: {name} ({reason})" for name, reason in self.passed_over]
@@ -99,9 +103,18 @@ def _how(placed: Placed) -> str:
     return f"{words.get(placed.attach, placed.attach)} {placed.place}"
 
 
-def _options(placed: Placed) -> str:
+def default_options(cls: type[Attention]) -> dict[str, Any]:
+    """The options of a module's class that shape it: complete, so that a description outlives a changed default."""
+    parameters = inspect.signature(cls).parameters
+    return {k: p.default for k, p in parameters.items() if k not in ("channels", "device", "dtype")}
+
+
+def _options(placed: Placed, usual: dict[str, Any]) -> str:
+    """The groups, and what is not as usual."""
     words = []
     for name, value in placed.options.items():
-        each = f" of {placed.channels // value} channels" if name == "groups" and isinstance(value, int) else ""
-        words.append(f"{name}={value}{each}")
+        if name == "groups" and isinstance(value, int):
+            words.append(f"groups={value} of {placed.channels // value} channels")
+        elif value != usual.get(name):
+            words.append(f"{name}={value}")
     return ", ".join(words)

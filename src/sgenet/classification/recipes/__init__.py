@@ -110,16 +110,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values or {}
 
 
-def suggest_recipe(data: str, *, pretrained: bool = False) -> str:
+def suggest_recipe(data: str, *, pretrained: bool = False, weights: bool = False) -> str:
     """The recipe that suits the data, for a user who names none.
 
     Args:
         data: As in `TrainConfig.data`.
-        pretrained: Whether training starts from weights.
+        pretrained: Whether training starts from the weights of a zoo, which have seen large images.
+        weights: Whether it starts from weights of one's own, which have seen images like these.
 
     Returns:
-        `shapes` for the generated images; `cifar` up to 40 pixels and `tiny_imagenet` up to 80, judged by the first
-        images found; otherwise `finetune` for pretrained weights and `default` without.
+        `shapes` for the generated images; `finetune` for pretrained weights; `cifar` up to 40 pixels and
+        `tiny_imagenet` up to 80, judged by the first images found; otherwise `finetune` for one's own weights and
+        `default` without.
 
     Examples:
         >>> suggest_recipe("shapes")
@@ -128,11 +130,12 @@ def suggest_recipe(data: str, *, pretrained: bool = False) -> str:
     if data == "shapes":
         return "shapes"
     side = _typical_side(Path(data))
+    large = "finetune" if pretrained or weights else "default"
     if pretrained or side is None:
-        return "finetune" if pretrained else "default"
+        return large
     if side <= 40:
         return "cifar"
-    return "tiny_imagenet" if side <= 80 else "default"
+    return "tiny_imagenet" if side <= 80 else large
 
 
 def _typical_side(folder: Path) -> int | None:
