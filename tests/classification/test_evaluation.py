@@ -95,3 +95,15 @@ def test_a_damaged_or_missing_run_is_an_error(data, config, stop_at, tmp_path):
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         evaluate(result.run, data=data)
+
+
+def test_another_network_can_be_measured_in_the_runs_place(trained):
+    result, _ = trained
+    plain = sgenet.remove_attention(sgenet.load(result.run))
+    changed = sgenet.add_attention(sgenet.remove_attention(sgenet.load(result.run)), "se")
+    assert evaluate(result.run, model=changed) == evaluate(result.run, model=plain)
+    silent = sgenet.load(result.run)
+    for parameter in silent.fc.parameters():
+        torch.nn.init.zeros_(parameter)
+    classes = silent.fc.out_features
+    assert evaluate(result.run, model=silent).loss == pytest.approx(torch.tensor(float(classes)).log().item(), rel=1e-2)
