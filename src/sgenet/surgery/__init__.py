@@ -10,7 +10,8 @@ from sgenet.surgery.fine_tuning import (
 )
 from sgenet.surgery.insertion import add_attention, attach_recorded, insert_attention, remove_attention
 from sgenet.surgery.report import AttentionReport, Placed, attention_report
-from sgenet.surgery.sites import Site, Sites, find_sites
+from sgenet.surgery.search import find_sites
+from sgenet.surgery.sites import Site, Sites
 
 __all__ = [
     "Attended",

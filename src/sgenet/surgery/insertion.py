@@ -20,7 +20,8 @@ from sgenet.surgery.report import (
     forget_attention_report,
     set_attention_report,
 )
-from sgenet.surgery.sites import Position, Site, Sites, find_sites
+from sgenet.surgery.search import find_sites
+from sgenet.surgery.sites import Position, Site, Sites
 
 __all__ = ["Existing", "add_attention", "attach_recorded", "insert_attention", "remove_attention"]
 
