@@ -79,7 +79,8 @@ def whole_networks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for network in NETWORKS:
         models = {network: sgenet.create_model(network)}
         for name in sgenet.list_attention():
-            models[f"{name}_{network}"] = sgenet.create_model(network, attention=name)
+            if name != "none":
+                models[f"{name}_{network}"] = sgenet.create_model(network, attention=name)
         models = {name: model.to(options.device).to(memory_format=layout) for name, model in models.items()}
         for mode, passes in (("infer", "forward"), ("train", "forward+backward")):
             ratios = latency_ratio(
