@@ -84,8 +84,7 @@ def place(network: Network) -> dict[str, Any]:
     row = {"family": network.family, "network": network.name}
     empty: dict[str, Any] = dict.fromkeys(("parameters", "places", "kind", "attached", "replaced", "passed_over"), "")
     try:
-        with torch.device("meta"):
-            model = network.build()
+        model = without_memory(network)
         parameters = sum(p.numel() for p in model.parameters())
         kinds = Counter(site.kind for site in find_sites(model).found)
         report = attention_report(with_attention(model))
@@ -105,6 +104,15 @@ def place(network: Network) -> dict[str, Any]:
         return row | empty | {"error": reason, "seconds": round(time.perf_counter() - started, 2)}
 
 
+def without_memory(network: Network) -> nn.Module:
+    """The network on the meta device, or with its weights where its construction needs numbers."""
+    try:
+        with torch.device("meta"):
+            return network.build()
+    except NotImplementedError:
+        return network.build()
+
+
 def with_attention(model: nn.Module) -> nn.Module:
     """The network with SGE, in place of other attention where that is everywhere."""
     sites = find_sites(model)
@@ -115,10 +123,10 @@ def with_attention(model: nn.Module) -> nn.Module:
 def check(network: Network) -> dict[str, Any]:
     """One row of the second table."""
     torch.manual_seed(0)
-    model = look_trained(network.build()).eval()
-    images = example(model)
-    row: dict[str, Any] = {"family": network.family, "network": network.name, "input": "x".join(map(str, images.shape))}
+    row: dict[str, Any] = {"family": network.family, "network": network.name}
     try:
+        model, images = look_trained(network.build())
+        row["input"] = "x".join(map(str, images.shape))
         return row | checked(model, images)
     except Exception as error:  # as above
         return row | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
@@ -194,40 +202,50 @@ def weights_without_gradient(model: nn.Module, images: Tensor) -> list[str]:
     ]
 
 
-def look_trained(model: nn.Module) -> nn.Module:
-    """Random weights and statistics of norms, and no layer scale near zero."""
+def look_trained(model: nn.Module) -> tuple[nn.Module, Tensor]:
+    """The network with random affine weights and with statistics near those of its maps; and an input for it."""
     generator = torch.Generator().manual_seed(0)
 
-    def fill(tensor: Tensor, low: float, high: float) -> None:
-        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    def random(tensor: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(tensor.shape, generator=generator) * (high - low) + low
 
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                mean, variance = module.running_mean, module.running_var
-                if mean is not None and variance is not None:
-                    fill(mean, -0.2, 0.2)
-                    fill(variance, 0.5, 1.5)
         for name, parameter in model.named_parameters():
             if parameter.dim() <= 1 and not name.endswith("bias"):
-                fill(parameter, 0.5, 1.5)
+                parameter.copy_(random(parameter, 0.5, 1.5))
             elif not (parameter != 0).any():
-                fill(parameter, -0.1, 0.1)
-    return model
+                parameter.copy_(random(parameter, -0.1, 0.1))
+        images = example(model)
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0  # after one pass the statistics are those of the maps
+        model.train()(images)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            mean, variance = norm.running_mean, norm.running_var
+            if mean is not None and variance is not None:
+                mean += variance.sqrt() * random(mean, -0.2, 0.2)
+                variance *= random(variance, 0.5, 1.5)
+    return model.eval(), images
 
 
 def example(model: nn.Module) -> Tensor:
-    """A small batch of noise, of the smallest size that the network takes."""
+    """A small batch of noise, of the smallest size that the network takes, in train mode too.
+
+    Maps must be wider than 2: SGE learns nothing from one position, nor from what a 3x3 mean leaves of 2x2.
+    """
     usual = example_input(model)
     generator = torch.Generator().manual_seed(1)
-    for side in (64, 96, 128, 160):
+    for side in (64, 96, 128, 160, 224, 299):
         images = torch.randn((2, *usual.shape[1:-2], side, side), generator=generator)
         try:
-            with torch.no_grad():
-                model(images)
+            output_in_training(model, images)
+            sites = find_sites(model, example=images)
         except Exception:  # too small for it
             continue
-        return images
+        if min(min(site.size) for site in (*sites.found, *sites.taken)) > 2:
+            return images
     return torch.randn(usual.shape, generator=generator)
 
 
@@ -270,6 +288,8 @@ def report_places(rows: list[dict[str, Any]]) -> bool:
     good = True
     for zoo in ("torchvision", "timm"):
         own = [row for row in rows if row["family"].startswith(zoo)]
+        if not own:
+            continue
         placed = [row for row in own if row["places"]]
         sums = [row for row in placed if row["kind"] == "sum"]
         print(
