@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -35,6 +36,7 @@ ATTENTION = ("none", "sge", "se")
 SEEDS = (0, 1, 2)
 LIMIT_SECONDS = 180.0
 
+TINY_FILES = 16  # a class
 ARCHIVES = {"cifar10": "cifar10.tar.xz", "tiny-imagenet": "tiny-imagenet-000-049.tar.xz"}
 
 # Images held on the GPU are augmented by padded crops and flips.
@@ -93,8 +95,11 @@ def queue(tiny: bool) -> Iterator[Trial]:
                 yield Trial(data, network, attention, seed, tuple(chosen.items()))
 
 
-def unpack(archives: Path, target: Path, names: set[str]) -> dict[str, Path]:
-    """Unpack the archives that the queue needs, and return the image folder of each data set."""
+def unpack(archives: Path, target: Path, names: set[str], *, tiny: bool) -> dict[str, Path]:
+    """Unpack the archives that the queue needs, and return the image folder of each data set.
+
+    Of a tiny queue's, a few images of each class.
+    """
     folders = {}
     for name in sorted(names):
         archive = archives / ARCHIVES[name]
@@ -102,9 +107,19 @@ def unpack(archives: Path, target: Path, names: set[str]) -> dict[str, Path]:
             raise SystemExit(f"gpu_evidence: {archive} is missing; give the folder that holds it with --data")
         if not (target / name).is_dir():
             with tarfile.open(archive) as opened:
-                opened.extractall(target, filter="data")
+                opened.extractall(target, few_a_folder(opened) if tiny else None, filter="data")
         folders[name] = target / name
     return folders
+
+
+def few_a_folder(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The first files of each folder of an archive."""
+    seen: Counter[str] = Counter()
+    for member in archive:
+        folder = member.name.rpartition("/")[0]
+        seen[folder] += member.isfile()
+        if not member.isfile() or seen[folder] <= TINY_FILES:
+            yield member
 
 
 def check_modules(device: str) -> None:
@@ -256,7 +271,7 @@ def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scra
     rows: list[dict[str, Any]] = list(read_rows(results))
     finished = {tuple(r[c] for c in COLUMNS[:6]) for r in rows}
     trials = [t for t in queue(options.tiny) if t.key not in finished]
-    folders = unpack(options.data, scratch, {t.data for t in trials})
+    folders = unpack(options.data, scratch, {t.data for t in trials}, tiny=options.tiny)
     print(f"{len(finished)} trials finished before, {len(trials)} to run; results in {results}")
     longest = 0.0
     for number, trial in enumerate(trials, start=1):
@@ -274,4 +289,7 @@ def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scra
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished trials are kept, and the same command goes on with the next")
