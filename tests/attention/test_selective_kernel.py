@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 import sgenet
@@ -205,3 +206,15 @@ def test_the_name_sk_says_why_it_cannot_be_inserted_and_what_has_it():
         with pytest.raises(ConfigError, match=r"'sk' cannot be put into .* replaces 3x3 convolutions.*sk_resnet50"):
             call()
     assert "sk" not in sgenet.list_attention()
+
+
+def test_fx_traces_it_and_folds_its_norms():
+    module = sgenet.SelectiveKernelConv(32).train()
+    x = torch.randn(4, 32, 6, 6)
+    module(x)
+    for mode in (True, False):
+        module.train(mode)
+        torch.testing.assert_close(torch.fx.symbolic_trace(module)(x), module(x))
+    folded = fuse(module)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(x), module(x), rtol=1e-4, atol=1e-5)

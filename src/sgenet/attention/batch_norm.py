@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 __all__ = ["apply_layers"]
@@ -26,8 +27,13 @@ def apply_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
         The output of the last layer.
     """
     for layer in layers:
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.training and x.numel() <= x.shape[1]:
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.training and _one_value_a_channel(x):
             x = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
         else:
             x = layer(x)
     return x
+
+
+def _one_value_a_channel(x: Tensor) -> bool:
+    # torch.fx traces without sizes; a program of it takes a map to have more values than that.
+    return not isinstance(x, Proxy) and x.numel() <= x.shape[1]

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sgenet.attention.batch_norm import apply_layers
 from sgenet.errors import ConfigError, did_you_mean
@@ -128,7 +129,7 @@ class SelectiveKernelConv(nn.Module):
         return self._weights(first + second)
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if not isinstance(x, Proxy) and (x.dim() != 4 or x.shape[1] != self.in_channels):
             raise ConfigError(
                 f"SelectiveKernelConv({self.in_channels}) takes (batch, {self.in_channels}, height, width), "
                 f"not a tensor of shape {tuple(x.shape)}"
@@ -139,7 +140,7 @@ class SelectiveKernelConv(nn.Module):
         )
 
     def _weights(self, summed: Tensor) -> Tensor:
-        wide = summed.dtype if summed.dtype == torch.float64 else torch.float32  # half-precision maps overflow
+        wide = torch.promote_types(self.fc1.weight.dtype, torch.float32)  # half-precision maps overflow
         pooled = summed.mean((2, 3), keepdim=True, dtype=wide).to(summed.dtype)
         scores = apply_layers([self.fc1, self.bn_fc1, self.relu, self.fc2], pooled)
         by_branch = scores.reshape(scores.shape[0], 2, self.out_channels, 1, 1)
