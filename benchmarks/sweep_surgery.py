@@ -338,9 +338,14 @@ def main() -> int:
     if not chosen:
         raise SgenetError(f"no network is called '{options.only}'")
     places = read("surgery-places") if options.checks_only else list(progress(map(place, chosen), len(chosen)))
-    sizes = {row["network"]: int(row["parameters"] or sys.maxsize) for row in places}
+    # Where other attention is replaced, there is no output to keep: such a network stands for its family only where all
+    # of them are like it.
+    order = {
+        (row["family"], row["network"]): (int(row["replaced"] or 0) > 0, int(row["parameters"] or sys.maxsize))
+        for row in places
+    }
     smallest: dict[str, Network] = {}
-    for network in sorted(chosen, key=lambda n: sizes[n.name]):
+    for network in sorted(chosen, key=lambda n: order[n.family, n.name]):
         smallest.setdefault(network.family, network)
     families = [smallest[family] for family in sorted(smallest)]
     checks = list(progress(map(check, families), len(families)))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sgenet.models import list_models as list_models
     from sgenet.models import load as load
     from sgenet.models import save as save
-    from sgenet.ops import spatial_group_enhance as spatial_group_enhance
+    from sgenet.ops.spatial_group_enhance import spatial_group_enhance as spatial_group_enhance
     from sgenet.surgery import add_attention as add_attention
     from sgenet.surgery import remove_attention as remove_attention
 

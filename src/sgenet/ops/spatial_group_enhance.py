@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sgenet.errors import ConfigError
+from sgenet.ops.backends import chosen_backend, enhance_by_triton
 
 __all__ = ["check_groups", "spatial_group_enhance", "spatial_group_gate"]
 
@@ -49,8 +50,9 @@ def spatial_group_enhance(
         A tensor of the shape, dtype and memory format of `x`.
 
     Raises:
-        ConfigError: If C is not divisible by `groups`, if `weight` or `bias` do not hold `groups` values, or if `x` has
-            no or more than three spatial axes. It is a ValueError.
+        ConfigError: If C is not divisible by `groups`, if `weight` or `bias` do not hold `groups` values, if `x` has no
+            or more than three spatial axes, or if SGENET_BACKEND asks for a backend that cannot compute it. It is a
+            ValueError.
 
     Source:
         papers: arXiv 1905.09646, section 3; unbiased deviation and the place of ε follow the authors' code.
@@ -64,6 +66,8 @@ def spatial_group_enhance(
                  [3.0000, 3.5000]]])
     """
     _check(x, weight, bias, groups)
+    if normalize and chosen_backend(x) == "triton":
+        return enhance_by_triton(x, weight, bias, groups, eps, scale)
     view = _GroupedView.of(x, groups)
     gate = _gate(view, weight, bias, eps, scale, normalize)
     enhanced = (view.values * gate).to(x.dtype)
