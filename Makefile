@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --cov --numprocesses auto --maxprocesses 8 --d
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench gpu-evidence docs pictures lock clean
+.PHONY: help demo test test-all lint bench figures gpu-evidence docs pictures lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -33,8 +33,11 @@ lint: $(VENV)/.installed-test ## check style and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test ## time modules and networks side by side; add rows to benchmarks/results/
+bench: $(VENV)/.installed-test ## measure what attention costs, and data; add rows to benchmarks/results/ (an hour)
 	@set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+figures: $(VENV)/.installed-test ## print the README's table of speed from those rows, and draw its picture
+	$(BIN)/python benchmarks/figures.py
 
 gpu-evidence: $(VENV)/.installed-test ## training comparisons for one GPU; goes on where it was stopped
 	$(BIN)/python benchmarks/gpu_evidence.py

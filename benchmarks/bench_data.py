@@ -18,7 +18,9 @@ from statistics import quantiles
 import torch
 from torchvision.io import write_jpeg
 
-from recording import add_row, circumstances, results_file
+from recording import results_file
+from sgenet.bench.measuring import circumstances
+from sgenet.bench.result import add_rows
 from sgenet.data import Augmentation, FileSource, ImageSource, Preprocessing, train_loader
 from sgenet.data.shapes import ShapesSource
 
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="the CSV file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    about = circumstances()
+    about = circumstances("cpu")
     results = options.results or results_file("data", about["device"])
     with tempfile.TemporaryDirectory() as folder:
         drawn = options.images * (options.rounds + 1)
@@ -87,7 +89,7 @@ def main() -> None:
             print(f"{name:30} {middle:8.0f} [{lower:.0f}, {upper:.0f}] images a second", flush=True)
             measured = {"what": name, "images a second": f"{middle:.1f}"}
             measured |= {"lower quartile": f"{lower:.1f}", "upper quartile": f"{upper:.1f}", "rounds": options.rounds}
-            add_row(results, measured | about)
+            add_rows(results, [measured | about])
     print(f"rows added to {results}")
 
 

@@ -70,7 +70,7 @@ def test_help_names_every_command_and_every_setting(capsys):
     assert main([]) == 2
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("train", "eval", "predict", "demo", "models", "recipes"):
+    for command in ("train", "eval", "predict", "demo", "bench", "models", "recipes"):
         assert f"\n  {command} " in text
         assert main([command, "--help"]) == 0
         assert f"usage: sgenet {command}" in capsys.readouterr().out

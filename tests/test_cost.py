@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sgenet
-from sgenet.cost import count, latency_ratio
+from sgenet.cost import count
 from sgenet.errors import ConfigError
 
 
@@ -152,51 +152,3 @@ def test_a_network_that_looks_at_values_is_refused():
 
     with pytest.raises(ConfigError, match="Looks cannot be counted"):
         count(Looks(), (1, 3))
-
-
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_latency_ratio_pairs_each_network_with_the_baseline(mode):
-    nets = {"plain": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "other": nn.Conv2d(3, 4, 3)}
-    before = {name: value.clone() for name, value in nets["plain"].state_dict().items()}
-    inputs = []
-
-    def make_input():
-        inputs.append(torch.randn(2, 3, 8, 8))
-        return inputs[-1]
-
-    ratios = latency_ratio(nets, make_input, baseline="plain", rounds=4, warmup=1, mode=mode)
-    assert list(ratios) == ["plain", "other"]
-    assert len(inputs) == 5
-    for ratio in ratios.values():
-        assert ratio.rounds == 4
-        assert 0 < ratio.lower <= ratio.median <= ratio.upper
-        assert ratio.seconds > 0
-    assert all(torch.equal(v, before[k]) for k, v in nets["plain"].state_dict().items())
-    assert all(p.grad is None for p in nets["plain"].parameters())
-    assert nets["plain"].training
-
-
-def test_latency_rounds_rotate_the_order():
-    order = []
-
-    class Noted(nn.Module):
-        def __init__(self, name):
-            super().__init__()
-            self.name = name
-
-        def forward(self, x):
-            order.append(self.name)
-            return x
-
-    nets = {"a": Noted("a"), "b": Noted("b")}
-    latency_ratio(nets, lambda: torch.ones(1), baseline="a", rounds=3, warmup=0)
-    assert order == ["a", "a", "b", "a", "b", "a", "b", "a", "a"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"baseline": "nobody"}, "none of the networks"), ({"baseline": "a", "rounds": 1}, "at least 2 rounds")],
-)
-def test_latency_ratio_refuses_what_it_cannot_compare(options, message):
-    with pytest.raises(ConfigError, match=message):
-        latency_ratio({"a": nn.Identity()}, lambda: torch.ones(1), **options)

@@ -32,9 +32,13 @@ FLOORS = {
     "data": 3,
     "models": 3,
     "cost": 3,
+    "timing": 3,
+    "inference": 3,
     "timm": 4,
     "classification": 4,
     "demo": 4,
+    "bench": 4,
+    "doctor": 5,
     "cli": 5,
     "sgenet": 5,
 }

@@ -80,7 +80,19 @@ _HOME = {
     "train": "classification",
 }
 
-_ROOMS = ("attention", "classification", "cost", "data", "demo", "models", "ops", "surgery")
+_ROOMS = (
+    "attention",
+    "bench",
+    "classification",
+    "cost",
+    "data",
+    "demo",
+    "inference",
+    "models",
+    "ops",
+    "surgery",
+    "timing",
+)
 
 __all__ = ["__version__", *_HOME]  # the table above is the list
 

@@ -1,4 +1,4 @@
-"""What a network costs: counted, without running it, and timed beside another network.
+"""What a network costs, counted without running it; `sgenet.timing` measures.
 
 Three conventions are in use in this field and are kept apart here, each under its own name:
 
@@ -13,11 +13,9 @@ Three conventions are in use in this field and are kept apart here, each under i
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median, quantiles
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +25,9 @@ from torch.utils.flop_counter import flop_registry
 
 from sgenet.attention import SpatialGroupEnhance, SqueezeExcite
 from sgenet.errors import ConfigError
+from sgenet.ops import decompositions
 
-__all__ = ["Cost", "Ratio", "count", "latency_ratio"]
+__all__ = ["Cost", "count"]
 
 _aten = torch.ops.aten
 
@@ -178,6 +177,7 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._decompositions = decompositions()
         self.macs = 0
         self.elementwise = 0
         self.bytes_moved = 0
@@ -191,6 +191,9 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         del types
         kwargs = kwargs or {}
+        if func in self._decompositions:
+            with self:
+                return self._decompositions[func](*args, **kwargs)
         out = func(*args, **kwargs)
         packet = func.overloadpacket
         if func.is_view or packet in _FREE:
@@ -247,104 +250,3 @@ _PAPER_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor, Te
     ((SpatialGroupEnhance,), lambda layer, x, y: x.numel()),
     ((SqueezeExcite,), lambda layer, x, y: x.numel() + x.shape[0] * layer.fc1.out_features),
 )
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A time as a multiple of another network's, from pairs of measurements that follow each other.
-
-    Attributes:
-        median: Median of the rounds' ratios.
-        lower: Their lower quartile.
-        upper: Their upper quartile.
-        rounds: Number of rounds.
-        seconds: Median time of one pass in seconds; it depends on the machine and on what else it does.
-    """
-
-    median: float
-    lower: float
-    upper: float
-    rounds: int
-    seconds: float
-
-
-def latency_ratio(
-    models: Mapping[str, nn.Module],
-    make_input: Callable[[], Tensor],
-    *,
-    baseline: str,
-    rounds: int = 20,
-    warmup: int = 3,
-    mode: Literal["infer", "train"] = "infer",
-) -> dict[str, Ratio]:
-    """Time networks in turn (A, B, C, B, C, A, ...) and compare each with the baseline of the same round.
-
-    What disturbs a machine lasts longer than a round, so it disturbs numerator and denominator alike; the order
-    rotates, so that no network always follows the same one. The baseline runs against a copy of itself too: how far
-    that ratio strays from 1 is the noise, below which no difference between networks can be seen.
-
-    Args:
-        models: Networks by name, all on one device. Copies of them run; the networks are not changed.
-        make_input: Returns the input of a round, on the networks' device; its time is not counted.
-        baseline: The name all others are compared with.
-        rounds: Number of rounds, at least 2.
-        warmup: Rounds beforehand that do not count.
-        mode: "infer" times a forward pass in eval mode without gradients; "train" a forward and a backward pass
-            in train mode, without the optimizer's step.
-
-    Returns:
-        For each name of `models` its ratio to the baseline; under `baseline` itself, the copy's ratio to it: the noise.
-
-    Raises:
-        ConfigError: If `baseline` is none of the names, or `rounds` or `warmup` is too small.
-
-    Examples:
-        >>> nets = {"plain": nn.Conv2d(3, 4, 1), "double": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))}
-        >>> ratios = latency_ratio(nets, lambda: torch.randn(1, 3, 8, 8), baseline="plain", rounds=2, warmup=0)
-        >>> sorted(ratios), ratios["double"].rounds
-        (['double', 'plain'], 2)
-    """
-    if baseline not in models:
-        raise ConfigError(f"baseline='{baseline}' is none of the networks: {', '.join(models)}")
-    if rounds < 2 or warmup < 0:
-        raise ConfigError(f"rounds={rounds}, warmup={warmup}: at least 2 rounds and no negative warm-up are needed")
-    # First the denominator, then every name of `models`, among them the baseline's second copy.
-    networks = [copy.deepcopy(models[baseline]), *(copy.deepcopy(model) for model in models.values())]
-    for network in networks:
-        network.train(mode == "train")
-    step = _train_step if mode == "train" else _infer
-    times: list[list[float]] = [[] for _ in networks]
-    for number in range(warmup + rounds):
-        x = make_input()
-        for offset in range(len(networks)):
-            which = (number + offset) % len(networks)
-            seconds = _timed(step, networks[which], x)
-            if number >= warmup:
-                times[which].append(seconds)
-    return {name: _ratio(own, times[0]) for name, own in zip(models, times[1:], strict=True)}
-
-
-def _ratio(own: list[float], baseline: list[float]) -> Ratio:
-    ratios = [a / b for a, b in zip(own, baseline, strict=True)]
-    lower, _, upper = quantiles(ratios, n=4, method="inclusive")
-    return Ratio(median(ratios), lower, upper, len(ratios), median(own))
-
-
-def _timed(step: Callable[[nn.Module, Tensor], None], network: nn.Module, x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    start = time.perf_counter()
-    step(network, x)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
-    return time.perf_counter() - start
-
-
-def _infer(network: nn.Module, x: Tensor) -> None:
-    with torch.inference_mode():
-        network(x)
-
-
-def _train_step(network: nn.Module, x: Tensor) -> None:
-    network.zero_grad(set_to_none=True)
-    network(x).float().square().mean().backward()

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 from sgenet.classification.run_folder import EpochRow
-from sgenet.cost import Cost, Ratio
+from sgenet.cost import Cost
 from sgenet.demo.result import NetworkResult, SeedRun
+from sgenet.timing import Ratio
 
 TITLES = {"resnet8_cifar": "plain", "se_resnet8_cifar": "SE", "sge_resnet8_cifar": "SGE"}
 RATIOS = (Ratio(1.003, 0.987, 1.021, 30, 0.02), Ratio(1.123, 1.09, 1.16, 30, 0.02), Ratio(1.61, 1.55, 1.69, 30, 0.03))

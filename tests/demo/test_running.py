@@ -84,7 +84,7 @@ def test_result_has_what_the_runs_have(finished):
         assert network.top1 == (run.history[-1].val_top1,)
         assert network.cost.parameters == sum(p.numel() for p in sgenet.load(run.run).parameters())
         assert network.cost.input_size == (1, 3, 32, 32)
-        assert network.inference.rounds == network.training.rounds == 2
+        assert network.inference.pairs == network.training.pairs == 2
 
 
 def test_report_is_one_file_with_these_results(finished):

@@ -96,6 +96,7 @@ def no_work(monkeypatch):
         "classification.evaluation.evaluate",
         "classification.prediction.predict",
         "demo.run_demo",
+        "bench.measuring.bench",
     ):
         monkeypatch.setattr(f"sgenet.{function}", begin)
 

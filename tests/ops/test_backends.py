@@ -4,81 +4,132 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-
-import sgenet
-from sgenet.errors import ConfigError
-
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-
-# Triton reads TRITON_INTERPRET when it is imported, so this runs in a process of its own.
-TRAINING = """
-import os, torch, sgenet
 from torch.nn import functional as F
 
-def curve(backend):
-    os.environ["SGENET_BACKEND"] = backend
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), sgenet.SpatialGroupEnhance(8, groups=2),
-        torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3),
-    )
-    images = torch.randn(4, 3, 4, 4)
-    if layout == "channels_last":
-        net, images = net.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+import sgenet
+from sgenet import ops
+from sgenet.errors import ConfigError
+
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+# Triton reads TRITON_INTERPRET when it is imported, so these run in a process of their own.
+INTERPRETED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_backends import curve, curve_of_blocks, NCHW, NHWC
+import torch
+for layout in (NCHW, NHWC):
+    torch.testing.assert_close(curve("triton", layout), curve("reference", layout), rtol=1e-2, atol=1e-4)
+blocks = [curve_of_blocks(backend, NHWC, 5) for backend in ("triton", "reference")]
+torch.testing.assert_close(*blocks, rtol=1e-2, atol=1e-4)
+print("the same curves")
+"""
+
+
+def learned(net, layout, steps):
+    """The loss of each training step of a network on eight images."""
+    torch.manual_seed(1)
+    images = torch.randn(4, 3, 4, 4).contiguous(memory_format=layout)
     labels = torch.arange(4) % 3
+    net = net.to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
     losses = []
-    for _ in range(50):
+    for _ in range(steps):
         loss = F.cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert net[2].weight.grad.shape == (1, 2, 1, 1)
     return torch.tensor(losses)
 
-for layout in ("contiguous", "channels_last"):
-    reference, triton = curve("reference"), curve("triton")
-    assert reference[-1] < 0.5 * reference[0]
-    torch.testing.assert_close(triton, reference, rtol=1e-2, atol=1e-4)
-print("the same curve")
-"""
+
+def curve(backend, layout, steps=50):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), sgenet.SpatialGroupEnhance(8, groups=2)),
+        *(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3)),
+    )
+    with ops.use_backend(backend):
+        return learned(net, layout, steps)
 
 
-@needs_triton
-def test_a_small_network_learns_alike_by_every_backend():
+def curve_of_blocks(backend, layout, steps=50):
+    """The same with residual blocks, whose ends are one operator each, batch norm included."""
+    torch.manual_seed(0)
+    net = sgenet.create_model("sge_resnet8_cifar", num_classes=3)
+    with ops.use_backend(backend):
+        return learned(net, layout, steps)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+def test_a_small_network_learns_by_triton_as_by_the_reference():
     run = subprocess.run(
-        [sys.executable, "-c", TRAINING],
+        [sys.executable, "-c", INTERPRETED],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.stdout == "the same curve\n", run.stderr
+    assert run.stdout == "the same curves\n", run.stderr
+
+
+@pytest.mark.skipif(ops.availability()["cpu"] is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("learns", [curve, curve_of_blocks])
+def test_a_small_network_learns_by_the_cpu_kernels_as_by_the_reference(learns, layout):
+    reference = learns("reference", layout)
+    assert reference[-1] < 0.5 * reference[0]
+    torch.testing.assert_close(learns("cpu", layout), reference, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("backend", "shape", "message"),
+    ("backend", "shape", "dtype", "message"),
     [
-        ("tritn", (1, 8, 4, 4), "SGENET_BACKEND=tritn is no backend. Did you mean 'triton'.* Known: reference, triton"),
-        ("triton", (1, 8, 4), "it takes maps with a height and a width"),
-        ("triton", (1, 8, 4, 4), "it needs a CUDA device, not cpu"),
+        ("tritn", (1, 8, 4, 4), torch.float32, "SGENET_BACKEND=tritn: there is no such backend. Did you mean 'triton'"),
+        ("triton", (1, 8, 4), torch.float32, "SGENET_BACKEND=triton.*takes maps with a height and a width, not 1 spat"),
+        ("triton", (1, 8, 4, 4), torch.float32, "it computes on cuda, not on cpu .TRITON_INTERPRET=1 interprets it"),
+        ("cpu", (1, 8, 4, 4), torch.float64, "it takes float32, bfloat16, not torch.float64; take 'reference'"),
     ],
 )
-def test_a_backend_that_cannot_is_named_with_the_reason(monkeypatch, backend, shape, message):
+def test_a_backend_that_cannot_is_named_with_the_reason(monkeypatch, backend, shape, dtype, message):
     monkeypatch.setenv("SGENET_BACKEND", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(ConfigError, match=message):
-        sgenet.SpatialGroupEnhance(8, groups=2)(torch.randn(shape))
-
-
-def test_the_reference_runs_where_nothing_is_asked_for(monkeypatch):
-    x = torch.randn(2, 8, 4, 4)
     module = sgenet.SpatialGroupEnhance(8, groups=2)
-    expected = module(x)
-    for value in ("", "reference"):
+    with pytest.raises(ConfigError, match=message):
+        module(torch.randn(shape, dtype=dtype))
+
+
+def test_what_no_kernel_takes_goes_to_the_reference():
+    for shape, dtype in (((2, 8, 5), torch.float32), ((2, 8, 2, 3, 4), torch.float32), ((2, 8, 4, 4), torch.float64)):
+        x, weight, bias = torch.randn(shape, dtype=dtype), torch.randn(2), torch.randn(2)
+        y = sgenet.spatial_group_enhance(x, weight, bias, 2)
+        with ops.use_backend("reference"):
+            assert torch.equal(sgenet.spatial_group_enhance(x, weight, bias, 2), y)
+
+
+def test_the_variable_and_the_context_force_a_backend(monkeypatch):
+    x, weight, bias = torch.randn(2, 8, 6, 6), torch.randn(2), torch.randn(2)
+    used = []
+    monkeypatch.setattr(ops.reference, "forward", lambda *a, f=ops.reference.forward: used.append("reference") or f(*a))
+    for value in ("reference", "tritn"):
         monkeypatch.setenv("SGENET_BACKEND", value)
-        assert torch.equal(module(x), expected)
+        with ops.use_backend("reference"):
+            sgenet.spatial_group_enhance(x, weight, bias, 2)
+    monkeypatch.setenv("SGENET_BACKEND", "reference")
+    sgenet.spatial_group_enhance(x, weight, bias, 2)
+    assert used == ["reference"] * 3
+    with pytest.raises(ConfigError, match="there is no such backend"), ops.use_backend("gpu"):
+        pass
+
+
+def test_without_triton_or_a_gpu_the_reason_is_told():
+    reasons = ops.availability()
+    assert list(reasons) == ["triton", "cpu", "reference"]
+    assert reasons["reference"] is None
+    if not torch.cuda.is_available():
+        assert reasons["triton"] == "there is no CUDA device"

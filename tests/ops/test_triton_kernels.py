@@ -73,11 +73,25 @@ def draw(shape, groups, dtype, layout, parameters=torch.float32, seed=0):
     x, residual, grad = (torch.randn(shape, generator=generator).to(dtype) + 0.25 for _ in range(3))
     weight, bias = (torch.randn(groups, generator=generator).to(parameters) for _ in range(2))
     x, residual, grad = (v.to(DEVICE).contiguous(memory_format=layout) for v in (x, residual, grad))
-    return SimpleNamespace(x=x, residual=residual, grad=grad, weight=weight.to(DEVICE), bias=bias.to(DEVICE))
+    return SimpleNamespace(
+        x=x, residual=residual, grad=grad, weight=weight.to(DEVICE), bias=bias.to(DEVICE), affine=None
+    )
+
+
+def draw_affine(channels):
+    """A factor and a shift of each channel, none of them near 0: an element outside the map would stand out."""
+    generator = torch.Generator().manual_seed(1)
+    factor, shift = (torch.rand(channels, generator=generator) + 0.5 for _ in range(2))
+    factor[::2] *= -1
+    return factor.to(DEVICE), shift.to(DEVICE)
+
+
+def tile_option(tile):
+    return {} if tile is None else {"largest_tile": tile}
 
 
 def by_kernels(case, groups, add, relu, tile=None, eps=EPS):
-    options = {} if tile is None else {"largest_tile": tile}
+    options = {"affine": case.affine, **tile_option(tile)}
     residual = case.residual if add else None
     y, semantic, statistics = triton_kernels.forward(
         case.x, case.weight, case.bias, groups, eps, SCALE, residual, relu, **options
@@ -90,9 +104,16 @@ def by_kernels(case, groups, add, relu, tile=None, eps=EPS):
 
 
 def by_reference(case, groups, add, relu, y, eps=EPS):
-    """In float64. The gradient passes the ReLU where it passed in `y`: rounding may decide otherwise close to 0."""
+    """In float64. The gradient passes the ReLU where it passed in `y`: rounding may decide otherwise close to 0.
+
+    With an affine layer, what is called x here is the map behind it.
+    """
     names = ("x", "weight", "bias", "residual") if add else ("x", "weight", "bias")
-    inputs = [getattr(case, name).double().requires_grad_() for name in names]
+    values = {name: getattr(case, name).double() for name in names}
+    if case.affine is not None:
+        factor, shift = (v.double()[:, None, None] for v in case.affine)
+        values["x"] = values["x"] * factor + shift
+    inputs = [value.requires_grad_() for value in values.values()]
     sums = spatial_group_enhance(*inputs[:3], groups, eps, SCALE)
     if add:
         sums = sums + inputs[3]
@@ -100,7 +121,7 @@ def by_reference(case, groups, add, relu, y, eps=EPS):
     gradients = torch.autograd.grad(sums, inputs, torch.where(y <= 0, 0.0, grad) if relu else grad)
     return SimpleNamespace(
         y=(sums.relu() if relu else sums).detach(),
-        semantic=case.x.double().mean((2, 3)),
+        semantic=values["x"].detach().mean((2, 3)),
         **{f"d{name}": gradient for name, gradient in zip(names, gradients, strict=True)},
     )
 
@@ -111,8 +132,9 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     assert error <= tolerance, f"{what}: {error:.2e} of its largest value"
 
 
-def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, tile=None, seed=0):
-    case = draw(shape, groups, dtype, layout, seed=seed)
+def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, tile=None, affine=False):
+    case = draw(shape, groups, dtype, layout)
+    case.affine = draw_affine(shape[1]) if affine else None
     ours = by_kernels(case, groups, add, relu, tile)
     expected = by_reference(case, groups, add, relu, ours.y)
     assert ours.y.dtype == ours.dx.dtype == dtype
@@ -169,6 +191,83 @@ def test_residual_and_relu_are_independent(add, relu, layout, tile):
 
 
 @directly
+@pytest.mark.parametrize(
+    ("shape", "groups", "tile"),
+    [
+        ((2, 6, 3, 5), 2, None),
+        ((1, 6, 5, 3), 2, 32),
+        ((1, 8, 4, 4), 2, 32),
+        ((2, 6, 1, 1), 2, None),
+        ((1, 10, 3, 3), 5, None),
+    ],
+)
+@pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(("add", "relu"), [(False, False), (True, True)])
+def test_an_affine_layer_in_front_is_folded_in(shape, groups, tile, layout, add, relu):
+    check(shape, groups, layout=layout, add=add, relu=relu, tile=tile, affine=True)
+
+
+@directly
+@pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_what_the_affine_layer_makes_is_not_rounded(layout, tile):
+    check((1, 6, 3, 5), 2, torch.float16, layout, tile=tile, affine=True)
+
+
+@directly
+@pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_an_affine_layer_whose_factor_is_zero_makes_a_constant_map(layout, tile):
+    """As the last batch norm of a branch does at the start of many trainings."""
+    case = draw((1, 6, 3, 5), 2, torch.float32, layout)
+    _, shift = draw_affine(6)
+    case.affine = (torch.zeros_like(shift), shift)
+    ours = by_kernels(case, 2, add=False, relu=False, tile=tile)
+    gate = SCALE * case.bias.sigmoid().repeat_interleave(3)
+    torch.testing.assert_close(ours.y, (shift * gate)[None, :, None, None].expand_as(ours.y), rtol=1e-6, atol=0)
+    expected = by_reference(case, 2, add=False, relu=False, y=ours.y)
+    for name in ("dx", "dbias"):
+        assert_close(getattr(ours, name), getattr(expected, name), 1e-5, name)
+
+
+@directly
+@pytest.mark.parametrize("target", ["x", "residual"])
+@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
+@pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_in_place_gives_the_bits_of_out_of_place(target, affine, layout, tile):
+    case = draw((1, 6, 3, 5), 2, torch.bfloat16, layout)
+    options = {"affine": draw_affine(6) if affine else None, **tile_option(tile)}
+
+    def run(out):
+        return triton_kernels.forward(
+            case.x, case.weight, case.bias, 2, EPS, SCALE, case.residual, True, out=out, **options
+        )
+
+    expected = run(None)
+    other = case.residual if target == "x" else case.x
+    untouched = other.clone()
+    out = getattr(case, target)
+    within = run(out)
+    assert within[0] is out
+    assert torch.equal(other, untouched)
+    for actual, wanted in zip(within, expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+@directly
+@pytest.mark.parametrize("target", ["x", "residual"])
+def test_in_place_where_the_kernel_needs_a_copy(target):
+    case = draw((2, 6, 3, 8), 2, torch.float32, NHWC)
+    case.x, case.residual = case.x[..., ::2], case.residual[..., ::2]
+    expected, *_ = triton_kernels.forward(case.x, case.weight, case.bias, 2, EPS, SCALE, case.residual, True)
+    out = getattr(case, target)
+    y, *_ = triton_kernels.forward(case.x, case.weight, case.bias, 2, EPS, SCALE, case.residual, True, out=out)
+    assert y is out
+    assert torch.equal(y, expected)
+
+
+@directly
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
@@ -187,9 +286,9 @@ def test_residual_and_relu_are_independent(add, relu, layout, tile):
         ((1, 1, 512, 600), 1, None),
     ],
 )
-@pytest.mark.parametrize(("add", "relu"), [(False, False), (True, True)])
-def test_agrees_with_the_reference_at_the_sizes_of_networks(shape, groups, tile, layout, dtype, add, relu):
-    check(shape, groups, dtype, layout, add, relu, tile)
+@pytest.mark.parametrize(("add", "relu", "affine"), [(False, False, False), (True, True, True)])
+def test_agrees_with_the_reference_at_the_sizes_of_networks(shape, groups, tile, layout, dtype, add, relu, affine):
+    check(shape, groups, dtype, layout, add, relu, tile, affine)
 
 
 @directly

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.nn import functional as F
 
 from sgenet.errors import ConfigError
 
@@ -87,6 +88,24 @@ class Attention(nn.Module):
             A tensor of the shape, dtype and memory format of `x`.
         """
         return x * self.gate(x)
+
+    def join(self, x: Tensor, residual: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """The end of a residual block: relu(attend(norm(x)) + residual).
+
+        A module overrides it where it can do this in fewer passes over memory.
+
+        Args:
+            x: What the branch's last convolution (or norm) returned: (B, C, *spatial). It may be overwritten where no
+                gradient is wanted.
+            residual: What came by the shortcut, of the shape of `x`.
+            norm: The norm between the branch and the attention, if it is not yet applied.
+
+        Returns:
+            A tensor of the shape of `x`, in its memory format.
+        """
+        branch = self.attend(x if norm is None else norm(x))
+        wanted = branch is x and torch.is_grad_enabled() and x.requires_grad
+        return F.relu_(branch + residual if wanted or branch.dtype != residual.dtype else branch.add_(residual))
 
     @abstractmethod
     def gate(self, x: Tensor) -> Tensor:

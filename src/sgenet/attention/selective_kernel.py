@@ -13,7 +13,7 @@ from torch.fx import Proxy
 
 from sgenet.attention.batch_norm import apply_layers
 from sgenet.errors import ConfigError, did_you_mean
-from sgenet.ops.spatial_group_enhance import check_groups
+from sgenet.ops.checks import check_groups
 
 __all__ = ["SelectiveKernelConv"]
 

@@ -13,10 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from sgenet.attention.base import Attention
+from sgenet.attention.folding import running_affine, training_folds, update_statistics, wants_gradient
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
-from sgenet.ops import spatial_group_enhance, spatial_group_gate
-from sgenet.ops.spatial_group_enhance import check_groups
+from sgenet.ops import (
+    batch_norm_spatial_group_enhance,
+    spatial_group_enhance,
+    spatial_group_enhance_,
+    spatial_group_gate,
+)
+from sgenet.ops.checks import check_groups
 
 __all__ = ["SpatialGroupEnhance"]
 
@@ -101,7 +107,24 @@ class SpatialGroupEnhance(Attention):
     def attend(self, x: Tensor) -> Tensor:
         """Multiply `x` with its gate."""
         self.check_input(x)
-        return spatial_group_enhance(x, self.weight, self.bias, self.groups, self.eps, self.scale, self.normalize)
+        settings = (self.groups, self.eps, self.scale)
+        return spatial_group_enhance(x, self.weight, self.bias, *settings, normalize=self.normalize)
+
+    def join(self, x: Tensor, residual: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """relu(attend(norm(x)) + residual), by one operator; where there are kernels, with the batch norm in it."""
+        self.check_input(x)
+        if not self.normalize:
+            return super().join(x, residual, norm)
+        parameters = (self.weight, self.bias, self.groups, self.eps, self.scale, residual, True)
+        if isinstance(norm, nn.BatchNorm2d) and wants_gradient(x, residual, norm, self) and training_folds(norm, x):
+            y, mean, variance = batch_norm_spatial_group_enhance(x, norm.weight, norm.bias, norm.eps, *parameters)
+            update_statistics(norm, mean, variance, x)
+            return y
+        if wants_gradient(x, residual, norm, self):
+            return spatial_group_enhance(x if norm is None else norm(x), *parameters)
+        affine = None if norm is None else running_affine(norm, x)
+        branch = x if norm is None or affine is not None else norm(x)
+        return spatial_group_enhance_(branch, *parameters, affine)
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate of each position: (B, C, *spatial), equal for the channels of one group.
@@ -113,7 +136,8 @@ class SpatialGroupEnhance(Attention):
     def masks(self, x: Tensor) -> Tensor:
         """The gate of each group, as pictures: (B, G, *spatial)."""
         self.check_input(x)
-        return spatial_group_gate(x, self.weight, self.bias, self.groups, self.eps, self.scale, self.normalize)
+        settings = (self.groups, self.eps, self.scale)
+        return spatial_group_gate(x, self.weight, self.bias, *settings, normalize=self.normalize)
 
     def start_as_identity(self) -> None:
         """Start at the paper's values, where the gate is sigmoid(1), and undo that by a constant factor.

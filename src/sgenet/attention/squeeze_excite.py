@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgenet.attention.base import Attention
+from sgenet.attention.folding import running_affine, wants_gradient
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError, did_you_mean
+from sgenet.ops import scale_channels, scale_channels_
 
 __all__ = ["SqueezeExcite"]
 
@@ -85,13 +87,28 @@ class SqueezeExcite(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """The weight of each channel: (B, C, 1...), or (B, C, *spatial) without a squeeze; in the dtype of `x`."""
         self.check_input(x)
-        squeezed = self._squeezed(x).movedim(1, -1)
-        excite, _ = _EXCITATIONS[self.excitation]
-        excited = excite(self.fc2(F.relu(self.fc1(squeezed)))) * self.scale
-        return self.blended(excited).to(x.dtype).movedim(-1, 1)
+        return self._excited(self._squeezed(x))
 
-    def _squeezed(self, x: Tensor) -> Tensor:
-        """What the two layers are shown, in the shape of the gate."""
+    def _excited(self, squeezed: Tensor) -> Tensor:
+        """What the two layers make of it, in the same shape and dtype."""
+        excite, _ = _EXCITATIONS[self.excitation]
+        excited = excite(self.fc2(F.relu(self.fc1(squeezed.movedim(1, -1))))) * self.scale
+        return self.blended(excited).to(squeezed.dtype).movedim(-1, 1)
+
+    def join(self, x: Tensor, residual: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """relu(attend(norm(x)) + residual): behind the squeeze, one operator."""
+        if self.squeeze == "none":
+            return super().join(x, residual, norm)
+        if wants_gradient(x, residual, norm, self):
+            branch = x if norm is None else norm(x)
+            return scale_channels(branch, self.gate(branch).flatten(1), residual, relu=True)
+        # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
+        affine = None if norm is None or self.squeeze != "avg" else running_affine(norm, x)
+        branch = x if norm is None or affine is not None else norm(x)
+        return scale_channels_(branch, self._excited(self._squeezed(branch, affine)).flatten(1), residual, True, affine)
+
+    def _squeezed(self, x: Tensor, affine: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """What the two layers are shown, in the shape of the gate: of x, or of x * factor + summand."""
         positions = list(range(2, x.dim()))
         if self.squeeze == "max":
             return x.amax(positions, keepdim=True)
@@ -99,7 +116,11 @@ class SqueezeExcite(Attention):
             return x
         # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
         wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        return x.mean(positions, keepdim=True, dtype=wide).to(x.dtype)
+        mean = x.mean(positions, keepdim=True, dtype=wide)
+        if affine is not None:
+            factor, summand = (values.reshape(1, -1, *[1] * len(positions)) for values in affine)
+            mean = torch.addcmul(summand, mean, factor)
+        return mean.to(x.dtype)
 
     def start_as_identity(self) -> None:
         """Start the last layer at zero, where the gate is sigmoid(0) = 1/2, and undo that by a factor of 2.

@@ -19,8 +19,9 @@ from sgenet.demo.answer import mean_and_std, mean_interval
 
 if TYPE_CHECKING:
     from sgenet.classification.run_folder import EpochRow
-    from sgenet.cost import Cost, Ratio
+    from sgenet.cost import Cost
     from sgenet.demo.result import NetworkResult
+    from sgenet.timing import Ratio
 
 __all__ = ["cost_chart", "curve_chart", "marker", "seed_chart"]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sgenet.classification.run_folder import EpochRow
-    from sgenet.cost import Cost, Ratio
+    from sgenet.cost import Cost
+    from sgenet.timing import Ratio
 
 __all__ = ["DemoResult", "NetworkResult", "SeedRun"]
 

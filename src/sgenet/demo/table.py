@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sgenet.demo.answer import compare, headline, mean_and_std, mean_interval, signed
 
 if TYPE_CHECKING:
-    from sgenet.cost import Ratio
     from sgenet.demo.result import DemoResult, NetworkResult
+    from sgenet.timing import Ratio
 
 __all__ = ["Cell", "TableRow", "figures", "summary"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sgenet.cost import Ratio, latency_ratio
 from sgenet.demo.plan import PLAIN, read_record, write_record
+from sgenet.timing import Ratio, latency_ratio
 
 if TYPE_CHECKING:
     from sgenet.classification.config import TrainConfig
@@ -51,25 +51,22 @@ def timed(output: Path, models: Mapping[str, nn.Module], config: TrainConfig, ro
         Ratios to the plain network.
     """
     record = read_record(output) or {}
-    if "times" not in record:
+    if "latency" not in record:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         size = (_IMAGES, 3, config.image_size, config.image_size)
-
-        def make_input() -> Tensor:
-            return torch.randn(size, device=device).to(memory_format=layout)
-
+        x = torch.randn(size, device=device).to(memory_format=layout)
         placed = {name: _placed(model, device, layout) for name, model in models.items()}
-        times = {m: latency_ratio(placed, make_input, baseline=PLAIN, rounds=rounds, mode=m) for m in _MODES}
-        record["times"] = {m: {name: dataclasses.asdict(r) for name, r in times[m].items()} for m in _MODES}
+        times = {m: latency_ratio(placed, x, baseline=PLAIN, pairs=rounds, mode=m) for m in _MODES}
+        record["latency"] = {m: {name: dataclasses.asdict(r) for name, r in times[m].items()} for m in _MODES}
         record["timing"] = (
             f"Batches of {_IMAGES} images in float32{', channels last,' if config.channels_last else ''} on "
-            f"{'the CPU' if device.type == 'cpu' else 'a GPU'}; each of {rounds} rounds times every network once, in "
+            f"{'the CPU' if device.type == 'cpu' else 'a GPU'}; each of {rounds} rounds times every network, in "
             f"rotating order, all in one process. The plain network took {1e3 * times['infer'][PLAIN].seconds:.3g} ms "
             f"forward, {1e3 * times['train'][PLAIN].seconds:.3g} ms forward and backward."
         )
         write_record(output, record)
-    infer, train = ({name: Ratio(**r) for name, r in record["times"][mode].items()} for mode in _MODES)
+    infer, train = ({name: Ratio(**r) for name, r in record["latency"][mode].items()} for mode in _MODES)
     return Times(infer, train, record["timing"])
 
 

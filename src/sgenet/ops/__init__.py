@@ -1,5 +1,19 @@
-"""Spatial Group-wise Enhance as functions of tensors: the one place where its backends live."""
+"""Spatial Group-wise Enhance and its neighbours as operators of torch: the one place where their backends live."""
 
-from sgenet.ops.spatial_group_enhance import spatial_group_enhance, spatial_group_gate
+from sgenet.ops.backends import availability, use_backend
+from sgenet.ops.batch_norm import batch_norm_spatial_group_enhance
+from sgenet.ops.decompositions import decompositions
+from sgenet.ops.scale_channels import scale_channels, scale_channels_
+from sgenet.ops.spatial_group_enhance import spatial_group_enhance, spatial_group_enhance_, spatial_group_gate
 
-__all__ = ["spatial_group_enhance", "spatial_group_gate"]
+__all__ = [
+    "availability",
+    "batch_norm_spatial_group_enhance",
+    "decompositions",
+    "scale_channels",
+    "scale_channels_",
+    "spatial_group_enhance",
+    "spatial_group_enhance_",
+    "spatial_group_gate",
+    "use_backend",
+]

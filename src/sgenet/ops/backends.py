@@ -1,114 +1,197 @@
-"""Which backend computes Spatial Group-wise Enhance: chosen here and nowhere else.
+"""Which backend computes an operator: chosen here and nowhere else.
 
-`reference` is plain torch, and what compilers and exporters see. `triton` is one kernel forward and one backward; it
-has been tested in Triton's interpreter and not on a GPU yet, so it runs only where SGENET_BACKEND=triton asks for it.
+`reference` is plain torch and computes everything, everywhere. `cpu` is compiled C++, `triton` kernels for CUDA. Where
+nothing else is asked for, the first one that can compute an input does: `triton`, `cpu`, `reference`.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sgenet.errors import ConfigError, did_you_mean
 
-__all__ = ["BACKENDS", "VARIABLE", "chosen_backend", "enhance_by_triton"]
+__all__ = ["BACKENDS", "VARIABLE", "availability", "backend_for", "backend_module", "use_backend"]
 
 VARIABLE = "SGENET_BACKEND"
-BACKENDS = ("reference", "triton")
+BACKENDS = ("triton", "cpu", "reference")
+
+_HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+_MODULES = {
+    "triton": "sgenet.ops.triton_kernels",
+    "cpu": "sgenet.ops.cpu_kernels",
+    "reference": "sgenet.ops.reference",
+}
+_log = logging.getLogger("sgenet")
+_forced: list[str] = []  # by `use_backend`, the innermost last
 
 
-def chosen_backend(x: Tensor) -> str:
+def backend_module(name: str) -> Any:  # noqa: ANN401  # a module; each has the functions of `reference`
+    """The module with a backend's functions.
+
+    Args:
+        name: One of `BACKENDS`.
+
+    Returns:
+        The module, imported.
+    """
+    return importlib.import_module(_MODULES[name])
+
+
+def backend_for(device: str, dtype: torch.dtype, axes: int) -> str:
     """The name of the backend for an input.
 
     Args:
-        x: The input.
+        device: The type of its device, "cpu" or "cuda" say.
+        dtype: Its dtype.
+        axes: The number of its axes, batch and channels among them.
 
     Returns:
         One of `BACKENDS`.
 
     Raises:
-        ConfigError: If SGENET_BACKEND names none of them, or one that cannot compute this input; the message says why.
+        ConfigError: If `use_backend` or SGENET_BACKEND asks for one that cannot compute it; the message says why.
 
     Examples:
-        >>> chosen_backend(torch.zeros(1, 4, 2, 2))
+        >>> backend_for("cpu", torch.float64, 4)
         'reference'
     """
-    if torch.compiler.is_compiling():
-        return "reference"
-    asked = os.environ.get(VARIABLE) or "reference"
-    if asked not in BACKENDS:
-        raise ConfigError(
-            f"{VARIABLE}={asked} is no backend.{did_you_mean(asked, BACKENDS)} Known: {', '.join(BACKENDS)}"
-        )
-    reason = _against_triton(x) if asked == "triton" else None
+    asked = _forced[-1] if _forced else os.environ.get(VARIABLE)
+    if not asked:
+        return next(name for name in BACKENDS if _reason_against(name, device, dtype, axes) is None)
+    _check_known(asked)
+    reason = _reason_against(asked, device, dtype, axes)
     if reason is not None:
-        raise ConfigError(f"{VARIABLE}=triton cannot compute this: {reason}; unset {VARIABLE} for the reference")
+        how = "use_backend" if _forced else f"{VARIABLE}={asked}"
+        raise ConfigError(f"{how}: the backend '{asked}' cannot compute this: {reason}; take 'reference', or none")
     return asked
 
 
-def _against_triton(x: Tensor) -> str | None:
-    """Why Triton cannot compute an input; None where it can."""
-    if x.dim() != 4:
-        return f"it takes maps with a height and a width, not {tuple(x.shape)}"
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"it takes float32, float16 and bfloat16, not {x.dtype}"
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"it needs a CUDA device, not {x.device} (TRITON_INTERPRET=1 interprets it on a CPU, slowly)"
-    try:
-        import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: F401
-    except ImportError as error:
-        return f"Triton cannot be imported ({error})"
-    return None
+# For a compiler the answer is a constant. `torch.compiler.assume_constant_result` sets the same mark, but imports the
+# compiler to do so, which takes seconds and needs more than torch.
+backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def enhance_by_triton(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float) -> Tensor:
-    """`spatial_group_enhance` by the Triton kernels.
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Compute with one backend inside the `with`, in all threads; it goes before SGENET_BACKEND.
+
+    What is compiled inside keeps its backend; what was compiled before keeps the one it had.
 
     Args:
-        x: (B, C, H, W).
-        weight: γ.
-        bias: β.
-        groups: G.
-        eps: ε.
-        scale: A constant factor on the gate.
+        name: One of `BACKENDS`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: If there is no such backend.
+
+    Examples:
+        >>> with use_backend("reference"):
+        ...     backend_for("cuda", torch.float32, 4)
+        'reference'
+    """
+    _check_known(name)
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.remove(name)
+
+
+def availability() -> dict[str, str | None]:
+    """Which backends this machine has.
 
     Returns:
-        A tensor of the shape, dtype and memory format of `x`.
+        For each of `BACKENDS` None where it is there, or the reason why it is not.
+
+    Examples:
+        >>> availability()["reference"] is None
+        True
     """
-    enhanced: Tensor = _ByTriton.apply(x, weight, bias, groups, eps, scale)
-    return enhanced
+    return {name: _missing(name) for name in BACKENDS}
 
 
-class _ByTriton(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401  # torch gives it no type
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        groups: int,
-        eps: float,
-        scale: float,
-    ) -> Tensor:
-        from sgenet.ops.triton_kernels import forward
-
-        y, semantic, statistics = forward(x, weight, bias, groups, eps, scale)
-        ctx.save_for_backward(x, weight, bias, semantic, statistics)
-        ctx.settings = (groups, eps, scale)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        from sgenet.ops.triton_kernels import backward
-
-        x, weight, bias, semantic, statistics = ctx.saved_tensors
-        groups, eps, scale = ctx.settings
-        dx, dweight, dbias, _ = backward(
-            grad, x, None, weight, bias, semantic, statistics, groups, eps, scale, False, False
+def _check_known(name: str) -> None:
+    if name not in BACKENDS:
+        raise ConfigError(
+            f"{VARIABLE}={name}: there is no such backend.{did_you_mean(name, BACKENDS)} Known: {', '.join(BACKENDS)}"
         )
-        return dx, dweight.reshape(weight.shape), dbias.reshape(bias.shape), None, None, None
+
+
+def _reason_against(name: str, device: str, dtype: torch.dtype, axes: int) -> str | None:
+    """Why a backend cannot compute such an input; None where it can."""
+    if name == "reference":
+        return None
+    dtypes = _HALF_AND_SINGLE if name == "triton" else _HALF_AND_SINGLE[:2]
+    if axes != 4:
+        return f"it takes maps with a height and a width, not {axes - 2} spatial axes"
+    if dtype not in dtypes:
+        return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {dtype}"
+    wanted = "cpu" if name == "cpu" or _interpreted() else "cuda"
+    if device != wanted:
+        more = " (TRITON_INTERPRET=1 interprets it on a CPU, slowly)" if name == "triton" else ""
+        return f"it computes on {wanted}, not on {device}{more}"
+    return _missing(name)
+
+
+def _missing(name: str) -> str | None:
+    if name == "reference":
+        return None
+    return _triton_missing(_interpreted()) if name == "triton" else _cpu_missing()
+
+
+def _interpreted() -> bool:
+    # The interpreter is for tests, far too slow to be chosen without being asked for.
+    return os.environ.get("TRITON_INTERPRET") == "1" and "triton" in (*_forced[-1:], os.environ.get(VARIABLE))
+
+
+@functools.cache
+def _cpu_missing() -> str | None:
+    reason: str | None = backend_module("cpu").availability()
+    if reason is not None:
+        _log.info("sgenet's CPU kernels are not used: %s; plain torch computes instead", reason)
+    return reason
+
+
+@functools.cache
+def _triton_missing(interpreted: bool) -> str | None:
+    if not interpreted and not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if not interpreted and torch.version.hip is not None:
+        return "it was never tried on AMD's GPUs"
+    try:
+        backend_module("triton")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None if interpreted else _first_use("triton", "cuda")
+
+
+def _first_use(name: str, device: str) -> str | None:
+    """Why a backend that compiles for the machine at hand is not to be trusted there; None where it computes right."""
+    kernels, reference = backend_module(name), backend_module("reference")
+    settings = (8, 1e-5, 1.0)
+    try:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, residual, grad = torch.randn(3, 2, 32, 5, 7, generator=torch.Generator().manual_seed(0)).to(device)
+            x = x.contiguous(memory_format=layout)
+            weight, bias = x[0, :8, 0, 0], x[0, 8:16, 0, 0]
+            y, *saved = kernels.forward(x, weight, bias, *settings, residual, True)
+            expected, *expected_saved = reference.forward(x, weight, bias, *settings, residual, True)
+            torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+            dx = kernels.backward(grad, x, y, weight, bias, *saved, *settings, True, True)[0]
+            expected = reference.backward(grad, x, expected, weight, bias, *expected_saved, *settings, True, True)[0]
+            torch.testing.assert_close(dx, expected, rtol=1e-2, atol=1e-2)
+    except Exception as error:  # whatever a compiler that was not made for this GPU may raise
+        reason = f"on this machine it fails its check ({' '.join(str(error).split())[:300]})"
+        _log.warning("sgenet's backend '%s' is not used: %s; plain torch computes instead", name, reason)
+        return reason
+    return None

@@ -10,15 +10,25 @@ For every sample and every group of d = C / G neighbouring channels, with x_i th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sgenet.errors import ConfigError
-from sgenet.ops.backends import chosen_backend, enhance_by_triton
+from sgenet.ops import reference
+from sgenet.ops.checks import check_input
+from sgenet.ops.registration import (
+    differentiable,
+    kept_format,
+    kernels_for,
+    operator,
+    or_empty,
+    promoted,
+    through_relu,
+    traced_plainly,
+)
 
-__all__ = ["check_groups", "spatial_group_enhance", "spatial_group_gate"]
+__all__ = ["spatial_group_enhance", "spatial_group_enhance_", "spatial_group_gate"]
 
 
 def spatial_group_enhance(
@@ -28,12 +38,17 @@ def spatial_group_enhance(
     groups: int,
     eps: float = 1e-5,
     scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    *,
     normalize: bool = True,
 ) -> Tensor:
     """Multiply each position of each channel group by how well it matches the group's mean vector.
 
     Sums run in float32 for float16 and bfloat16 input, in the input's own precision otherwise. A map of a single
     position has no spread: its normalised similarity is 0 and its gate is `sigmoid(bias)`, as for a constant map.
+
+    This is the operator `torch.ops.sgenet.spatial_group_enhance`; `sgenet.ops.backends` says what computes it where.
 
     Args:
         x: Input of shape (B, C, *spatial) with 1, 2 or 3 spatial axes, any memory format, any floating dtype; B may
@@ -43,6 +58,8 @@ def spatial_group_enhance(
         groups: G, a divisor of C. Group k holds the channels k*C/G up to (k+1)*C/G - 1.
         eps: ε, added to the standard deviation.
         scale: A constant factor on the gate, for modules that must start as the identity.
+        residual: What is added to the result, of the shape and dtype of `x`; the sum is rounded once.
+        relu: Whether negative results become 0, after the sum.
         normalize: Whether c is normalised over the positions. Without it, which is the paper's ablation, the gate is
             sigmoid(γ c + β), and `eps` has no effect.
 
@@ -51,8 +68,8 @@ def spatial_group_enhance(
 
     Raises:
         ConfigError: If C is not divisible by `groups`, if `weight` or `bias` do not hold `groups` values, if `x` has no
-            or more than three spatial axes, or if SGENET_BACKEND asks for a backend that cannot compute it. It is a
-            ValueError.
+            or more than three spatial axes, if `residual` is of another shape or (without autocast) dtype, or if
+            SGENET_BACKEND asks for a backend that cannot compute it. It is a ValueError.
 
     Source:
         papers: arXiv 1905.09646, section 3; unbiased deviation and the place of ε follow the authors' code.
@@ -65,13 +82,56 @@ def spatial_group_enhance(
                  [2.0000, 2.5000],
                  [3.0000, 3.5000]]])
     """
-    _check(x, weight, bias, groups)
-    if normalize and chosen_backend(x) == "triton":
-        return enhance_by_triton(x, weight, bias, groups, eps, scale)
-    view = _GroupedView.of(x, groups)
-    gate = _gate(view, weight, bias, eps, scale, normalize)
-    enhanced = (view.values * gate).to(x.dtype)
-    return enhanced.flatten(view.groups, view.groups + 1).movedim(view.groups, 1)
+    check_input(x, weight, bias, groups, residual)
+    if not normalize or traced_plainly(x):
+        return _plain(x, weight, bias, groups, eps, scale, residual, relu, normalize=normalize)
+    y: Tensor = torch.ops.sgenet.spatial_group_enhance(x, weight, bias, groups, eps, scale, residual, relu)
+    return y
+
+
+def spatial_group_enhance_(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`spatial_group_enhance` written over `x`, where no gradient is wanted.
+
+    Args:
+        x: As `spatial_group_enhance`; it holds the result afterwards, unless a compiler finds a better place.
+        weight: As `spatial_group_enhance`.
+        bias: As `spatial_group_enhance`.
+        groups: As `spatial_group_enhance`.
+        eps: As `spatial_group_enhance`.
+        scale: As `spatial_group_enhance`.
+        residual: As `spatial_group_enhance`.
+        relu: As `spatial_group_enhance`.
+        affine: A factor and a summand for each channel, float32: what is enhanced is x * factor + summand. This is
+            how a batch norm in front of it costs no pass over memory of its own.
+
+    Returns:
+        The result.
+
+    Raises:
+        ConfigError: As `spatial_group_enhance`; and where a gradient would be wanted.
+
+    Examples:
+        >>> x = torch.ones(1, 2, 1, 2)
+        >>> y = spatial_group_enhance_(x, torch.zeros(1), torch.zeros(1), groups=1)
+        >>> x.flatten()
+        tensor([0.5000, 0.5000, 0.5000, 0.5000])
+    """
+    check_input(x, weight, bias, groups, residual)
+    if traced_plainly(x):
+        return _plain(x, weight, bias, groups, eps, scale, residual, relu, affine)
+    factor, summand = (None, None) if affine is None else affine
+    torch.ops.sgenet.spatial_group_enhance_(x, weight, bias, groups, eps, scale, residual, relu, factor, summand)
+    return x
 
 
 def spatial_group_gate(
@@ -81,6 +141,7 @@ def spatial_group_gate(
     groups: int,
     eps: float = 1e-5,
     scale: float = 1.0,
+    *,
     normalize: bool = True,
 ) -> Tensor:
     """The gate of `spatial_group_enhance`: one value for each sample, group and position.
@@ -104,107 +165,188 @@ def spatial_group_gate(
         >>> spatial_group_gate(torch.randn(2, 8, 5, 5), torch.zeros(4), torch.ones(4), groups=4).unique()
         tensor([0.7311])
     """
-    _check(x, weight, bias, groups)
-    view = _GroupedView.of(x, groups)
-    return _gate(view, weight, bias, eps, scale, normalize).squeeze(view.groups + 1).movedim(view.groups, 1)
+    check_input(x, weight, bias, groups, None)
+    return reference.gate(x, weight, bias, groups, eps, scale, normalize=normalize)
 
 
-class _GroupedView(NamedTuple):
-    """The input with its channels split: (B, G, d, *spatial), or (B, *spatial, G, d) where channels are innermost.
-
-    Kernels read memory in the order of the axes they are given, and a reduction returns its result in that order too:
-    with the axes in another order than the memory, each following step would mix two layouts, at half the speed.
-    """
-
-    values: Tensor
-    groups: int  # the axis of the groups; their channels are the axis behind it
-
-    @classmethod
-    def of(cls, x: Tensor, groups: int) -> _GroupedView:
-        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        axis = x.dim() - 1 if _channels_innermost(x) else 1
-        values: Tensor = x.movedim(1, axis).unflatten(axis, (groups, -1))  # type: ignore[no-untyped-call]
-        return cls(values, axis)
-
-    @property
-    def positions(self) -> list[int]:
-        """The spatial axes."""
-        return [axis for axis in range(1, self.values.dim()) if axis not in (self.groups, self.groups + 1)]
-
-    def per_group(self, parameter: Tensor) -> Tensor:
-        """One value a group, shaped to broadcast against `values`."""
-        shape = [1] * self.values.dim()
-        shape[self.groups] = -1
-        return parameter.to(self.values.dtype).reshape(shape)
+def _plain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: reference.Affine | None = None,
+    *,
+    normalize: bool = True,
+) -> Tensor:
+    x, residual = promoted(x, residual)
+    return reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, normalize=normalize)[0]
 
 
-def _channels_innermost(x: Tensor) -> bool:
-    # A compiler arranges memory by itself, and a question about strides would tie an exported program to one size.
-    return not torch.compiler.is_compiling() and x.stride(1) == 1 and x.stride(-1) == x.shape[1]
+# ---------------------------------------------------------------------------------------- the operators
 
 
-def _gate(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: float, normalize: bool) -> Tensor:
-    """The gate, shaped to broadcast against the view's values."""
-    semantic = view.values.mean(view.positions, keepdim=True)
-    similarity = (view.values * semantic).sum(view.groups + 1, keepdim=True)
-    if normalize:
-        similarity = _normalised(similarity, view, semantic, eps)
-    return torch.sigmoid(view.per_group(weight) * similarity + view.per_group(bias)) * scale
+def _enhance(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    return _enhance_forward(x, weight, bias, groups, eps, scale, residual, relu)[0]
 
 
-def _normalised(similarity: Tensor, view: _GroupedView, semantic: Tensor, eps: float) -> Tensor:
-    """The similarities with mean 0 and standard deviation 1 over the positions."""
-    # The mean over positions of g . x_i is g . g; the second subtraction takes away what rounding left of it, which
-    # would otherwise be blown up to ±1 by the division where a map is constant.
-    similarity = similarity - semantic.square().sum(view.groups + 1, keepdim=True)
-    similarity = similarity - similarity.mean(view.positions, keepdim=True)
-    return similarity / (_unbiased_std(similarity, view.positions) + eps)
+def _enhance_into(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    factor: Tensor | None = None,
+    summand: Tensor | None = None,
+) -> None:
+    affine = None if factor is None or summand is None else (factor, summand)
+    kernels_for(x).forward(x, weight, bias, groups, eps, scale, residual, relu, affine, x)
 
 
-def _unbiased_std(centred: Tensor, dims: list[int]) -> Tensor:
-    """Standard deviation of values whose mean over `dims` is 0; 0, with gradient 0, where there is no spread."""
-    count = 1
-    for dim in dims:
-        count = count * centred.shape[dim]
-    # sym_max keeps a symbolic size symbolic, so that an exported program takes 1x1 maps too.
-    variance = centred.square().sum(dims, keepdim=True).div(torch.sym_max(count - 1, 1))  # type: ignore[arg-type]
-    spread = variance > 0
-    # The root's slope at 0 is infinite, and infinity times the zero behind it would make the gradient NaN.
-    return variance.where(spread, variance.new_ones(())).sqrt().where(spread, variance.new_zeros(()))
+def _enhance_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = torch.empty_like(x)
+    _, semantic, statistics = kernels_for(x).forward(x, weight, bias, groups, eps, scale, residual, relu, None, y)
+    return y, semantic, statistics
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> None:
-    if not 3 <= x.dim() <= 5:
-        raise ConfigError(
-            f"spatial_group_enhance takes (batch, channels, 1 to 3 spatial axes), not a tensor of {tuple(x.shape)}"
-        )
-    if not x.is_floating_point():
-        raise ConfigError(f"spatial_group_enhance takes floating-point input, not {x.dtype}; convert it with .float()")
-    check_groups(x.shape[1], groups)
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value.numel() != groups:
-            raise ConfigError(f"{name} holds {value.numel()} values for {groups} groups; give one value a group")
-
-
-def check_groups(channels: int, groups: int) -> None:
-    """Check that `channels` can be split into `groups` equal groups.
-
-    Args:
-        channels: C.
-        groups: G.
-
-    Raises:
-        ConfigError: If it cannot; the message offers divisors.
-
-    Examples:
-        >>> check_groups(96, 64)
-        Traceback (most recent call last):
-        sgenet.errors.ConfigError: 96 channels cannot be split into 64 groups; choose a divisor of 96, e.g. groups=48
-    """
-    if groups >= 1 and channels % groups == 0:
-        return
-    nearest = max(d for d in range(1, max(1, min(groups, channels)) + 1) if channels % d == 0)
-    raise ConfigError(
-        f"{channels} channels cannot be split into {groups} groups; "
-        f"choose a divisor of {channels}, e.g. groups={nearest}"
+def _enhance_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    semantic: Tensor,
+    statistics: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    has_residual: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, dweight, dbias, dresidual = kernels_for(x).backward(
+        grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu
     )
+    return kept_format(x, dx), dweight, dbias, or_empty(dresidual, x)
+
+
+def _shapes_forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    semantic = x.new_empty((x.shape[0], x.shape[1]), dtype=wide)
+    return torch.empty_like(x), semantic, x.new_empty((x.shape[0], groups, 2), dtype=wide)
+
+
+def _shapes_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    semantic: Tensor,
+    statistics: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    has_residual: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    del grad, y, semantic, statistics, eps, scale
+    dresidual = torch.empty_like(x) if has_residual and relu else x.new_empty(0)
+    return torch.empty_like(x), weight.new_empty(groups), bias.new_empty(groups), dresidual
+
+
+class _Enhance(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # torch gives it no type
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        operator = torch.ops.sgenet.spatial_group_enhance_forward
+        y, semantic, statistics = operator(x, weight, bias, groups, eps, scale, residual, relu)
+        ctx.save_for_backward(x, y if relu else None, weight, bias, semantic, statistics)
+        ctx.settings = (groups, eps, scale, residual is not None, relu)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, y, weight, bias, semantic, statistics = ctx.saved_tensors
+        groups, eps, scale, has_residual, relu = ctx.settings
+        dx: Tensor | None
+        dweight: Tensor | None
+        dbias: Tensor | None
+        if torch.is_grad_enabled():  # these gradients are to be differentiated
+            dresidual = through_relu(grad, y)
+            plain = reference.forward(x, weight, bias, groups, eps, scale)[0]
+            dx, dweight, dbias = differentiable(plain, (x, weight, bias), dresidual)
+        else:
+            operator = torch.ops.sgenet.spatial_group_enhance_backward
+            dx, dweight, dbias, dresidual = operator(
+                grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual, relu
+            )
+            dweight, dbias = dweight.view_as(weight), dbias.view_as(bias)
+            dresidual = dresidual if relu else grad
+        return dx, dweight, dbias, None, None, None, dresidual if has_residual else None, None
+
+
+_PARAMETERS = "Tensor weight, Tensor bias, int groups, float eps"
+_JOIN = "Tensor? residual=None, bool relu=False"
+
+operator(
+    "spatial_group_enhance",
+    f"(Tensor x, {_PARAMETERS}, float scale=1.0, {_JOIN}) -> Tensor",
+    _enhance,
+    lambda x, *_: torch.empty_like(x),
+    gradient=_Enhance,
+    residual_at=6,
+)
+operator(
+    "spatial_group_enhance_",
+    f"(Tensor(a!) x, {_PARAMETERS}, float scale=1.0, {_JOIN}, Tensor? factor=None, Tensor? summand=None) -> ()",
+    _enhance_into,
+    lambda *_: None,
+    overwrites=True,
+)
+operator(
+    "spatial_group_enhance_forward",
+    f"(Tensor x, {_PARAMETERS}, float scale, {_JOIN}) -> (Tensor y, Tensor semantic, Tensor statistics)",
+    _enhance_forward,
+    _shapes_forward,
+)
+operator(
+    "spatial_group_enhance_backward",
+    "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor semantic, Tensor statistics, int groups, "
+    "float eps, float scale, bool has_residual, bool relu) "
+    "-> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dresidual)",
+    _enhance_backward,
+    _shapes_backward,
+)

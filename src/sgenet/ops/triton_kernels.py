@@ -11,6 +11,8 @@ For one group with d channels at m positions, γ, β, ε and the gate's factor f
     a_i = f σ(γ n_i + β)
     y_i = relu(a_i x_i + residual_i)  the residual and the ReLU only where asked for
 
+With an affine layer in front, x stands for factor_c x_i + shift_c throughout: formed wherever x is read, never stored.
+
 g . (x_i - g) is c_i - mean(c) with c_i = g . x_i, because mean(c) = g . g. It is formed from differences: c_i and g . g
 each carry a rounding of their own size, which may be another one in the backward pass, and on a map that is all but
 constant ε is too small to hide it.
@@ -40,14 +42,15 @@ Where all positions fit, the tile is read once and stays in registers. Where the
 positions as often as it has passes, and all passes but the first should find its part of x in the cache.
 `_tile` chooses.
 
+y may take the place of x or of the residual: a program alone reads and writes its block of groups, each pass but the
+last is behind it when it writes, and the last reads all of a tile before it writes it.
+
 γ's and β's gradients leave the kernel as one value a sample and group, and are summed over the samples in a fixed
 order.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,16 +58,38 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-__all__ = ["LARGEST_TILE_BACKWARD", "LARGEST_TILE_FORWARD", "backward", "forward"]
+from sgenet.ops.triton_scaling import scale_channels, scale_channels_backward
+from sgenet.ops.triton_tiles import (
+    Forms,
+    affine_layer,
+    affine_tensors,
+    columns_of,
+    destination,
+    jit,
+    layout_of,
+    map_size,
+    place,
+    read,
+    read_map,
+    write,
+)
+
+__all__ = [
+    "LARGEST_TILE_BACKWARD",
+    "LARGEST_TILE_FORWARD",
+    "backward",
+    "forward",
+    "scale_channels",
+    "scale_channels_backward",
+]
 
 LARGEST_TILE_FORWARD = 32_768
 """Elements that a forward program keeps in registers: 64 for each of 512 threads, half of what a thread may have."""
 
+_LEAST_VARIANCE = 1e-7  # torch's statistics come as 1 / sqrt(variance + this)
+
 LARGEST_TILE_BACKWARD = 16_384
 """The same for a backward program, which keeps x and dy."""
-
-# Triton is untyped: what it makes of a function has no type here.
-_jit: Callable[[Callable[..., Any]], Any] = triton.jit
 
 
 class _Tile(NamedTuple):
@@ -110,53 +135,7 @@ def _tile(x: Tensor, groups: int, channels_last: bool, largest: int) -> _Tile:
     return _Tile(positions, block, whole, warps if whole else max(warps, 4))
 
 
-@_jit
-def _columns(
-    block: tl.tensor, channels: tl.constexpr, depth: tl.constexpr, padded: tl.constexpr, columns: tl.constexpr
-) -> tuple[tl.tensor, ...]:
-    """The channel of each column, and whether the column has one."""
-    column = tl.arange(0, columns)
-    if depth == padded:
-        # Without the division the compiler sees that neighbouring columns are neighbours in memory.
-        channel = block * columns + column
-        held = channel < channels
-    else:
-        inside = column % padded
-        channel = (block * (columns // padded) + column // padded) * depth + inside
-        held = (inside < depth) & (channel < channels)
-    return channel, held
-
-
-@_jit
-def _place(
-    start: tl.tensor,
-    channel: tl.tensor,
-    held: tl.tensor,
-    m: tl.tensor,
-    positions: tl.constexpr,
-    channels: tl.constexpr,
-    channels_last: tl.constexpr,
-) -> tuple[tl.tensor, ...]:
-    """Where the tile that begins at position `start` lies within its sample, and which of it there is."""
-    position = start + tl.arange(0, positions)
-    if channels_last:
-        offset = position[:, None] * channels + channel[None, :]
-    else:
-        offset = channel[None, :] * m + position[:, None]
-    return offset, (position < m)[:, None] & held[None, :]
-
-
-@_jit
-def _read(pointer: tl.tensor, offset: tl.tensor, inside: tl.tensor) -> tl.tensor:
-    return tl.load(pointer + offset, mask=inside, other=0.0).to(tl.float32)
-
-
-@_jit
-def _write(pointer: tl.tensor, offset: tl.tensor, inside: tl.tensor, tile: tl.tensor) -> tl.tensor:
-    tl.store(pointer + offset, tile.to(pointer.dtype.element_ty), mask=inside)
-
-
-@_jit
+@jit
 def _over_channels(
     tile: tl.tensor, positions: tl.constexpr, group_block: tl.constexpr, padded: tl.constexpr
 ) -> tl.tensor:
@@ -164,7 +143,7 @@ def _over_channels(
     return tl.sum(tl.reshape(tile, (positions, group_block, padded)), 2)
 
 
-@_jit
+@jit
 def _to_columns(
     values: tl.tensor, positions: tl.constexpr, group_block: tl.constexpr, padded: tl.constexpr
 ) -> tl.tensor:
@@ -173,13 +152,13 @@ def _to_columns(
     return tl.reshape(spread, (positions, group_block * padded))
 
 
-@_jit
+@jit
 def _row_to_columns(values: tl.tensor, group_block: tl.constexpr, padded: tl.constexpr) -> tl.tensor:
     """Each group's value for each of its channels: (groups,) to (columns,)."""
     return tl.reshape(tl.broadcast_to(values[:, None], (group_block, padded)), (group_block * padded,))
 
 
-@_jit
+@jit
 def _centred_similarity(
     tile: tl.tensor,
     inside: tl.tensor,
@@ -193,7 +172,7 @@ def _centred_similarity(
     return centred, _over_channels(centred * semantic[None, :], positions, group_block, padded)
 
 
-@_jit
+@jit
 def _spread(
     total: tl.tensor, squares: tl.tensor, inverse_count: tl.tensor, inverse_freedom: tl.tensor
 ) -> tuple[tl.tensor, ...]:
@@ -205,14 +184,14 @@ def _spread(
     return left, tl.where(deviations > squares * 4e-6, tl.sqrt(deviations * inverse_freedom), 0.0)
 
 
-@_jit
+@jit
 def _normalised(similarity: tl.tensor, left: tl.tensor, spread: tl.tensor, eps: tl.tensor) -> tl.tensor:
     """The tile's n; 0 on a constant map, where only rounding would be divided by ε. NaN stays NaN."""
     inverse = tl.where(spread > 0, 1.0 / (spread + eps), 0.0)
     return (similarity - left[None, :]) * inverse[None, :]
 
 
-@_jit
+@jit
 def _enhanced(
     tile: tl.tensor,
     residual: tl.tensor,
@@ -232,19 +211,21 @@ def _enhanced(
     gate = tl.sigmoid(gamma[None, :] * normalised + beta[None, :]) * scale
     enhanced = tile * _to_columns(gate, positions, group_block, padded)
     if add:
-        enhanced += _read(residual, offset, inside)
+        enhanced += read(residual, offset, inside)
     if relu:
         enhanced = tl.where(enhanced < 0, 0.0, enhanced)  # keeps NaN, which maximum need not
     return enhanced
 
 
-@_jit
+@jit
 def _forward_kernel(
     x: tl.tensor,
     residual: tl.tensor,
     y: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
+    a: tl.tensor,
+    b: tl.tensor,
     semantic: tl.tensor,
     statistics: tl.tensor,
     map_units: tl.tensor,
@@ -260,6 +241,7 @@ def _forward_kernel(
     positions: tl.constexpr,
     group_block: tl.constexpr,
     whole: tl.constexpr,
+    affine: tl.constexpr,
     add: tl.constexpr,
     relu: tl.constexpr,
 ) -> None:
@@ -273,14 +255,15 @@ def _forward_kernel(
     x += first
     residual += first
     y += first
-    channel, held = _columns(block, channels, depth, padded, columns)
+    channel, held = columns_of(block, channels, depth, padded, columns)
+    factor, shift = affine_layer(a, b, channel, held, affine)
     group = block * group_block + tl.arange(0, group_block)
     gamma = tl.load(weight + group, mask=group < groups, other=0.0).to(tl.float32)
     beta = tl.load(bias + group, mask=group < groups, other=0.0).to(tl.float32)
 
     if whole:
-        offset, inside = _place(0, channel, held, m, positions, channels, channels_last)
-        tile = _read(x, offset, inside)
+        offset, inside = place(0, channel, held, m, positions, channels, channels_last)
+        tile = read_map(x, offset, inside, factor, shift, affine)
         g = tl.sum(tile, 0) * inverse_count
         _, similarity = _centred_similarity(tile, inside, g, positions, group_block, padded)
         total = tl.sum(similarity, 0)
@@ -288,14 +271,14 @@ def _forward_kernel(
     else:
         tiles = tl.zeros((positions, columns), tl.float32)
         for start in range(0, m, positions):
-            offset, inside = _place(start, channel, held, m, positions, channels, channels_last)
-            tiles += _read(x, offset, inside)
+            offset, inside = place(start, channel, held, m, positions, channels, channels_last)
+            tiles += read_map(x, offset, inside, factor, shift, affine)
         g = tl.sum(tiles, 0) * inverse_count
         totals = tl.zeros((positions, group_block), tl.float32)
         all_squares = tl.zeros((positions, group_block), tl.float32)
         for start in range(0, m, positions):
-            offset, inside = _place(start, channel, held, m, positions, channels, channels_last)
-            tile = _read(x, offset, inside)
+            offset, inside = place(start, channel, held, m, positions, channels, channels_last)
+            tile = read_map(x, offset, inside, factor, shift, affine)
             _, similarity = _centred_similarity(tile, inside, g, positions, group_block, padded)
             totals += similarity
             all_squares += similarity * similarity
@@ -313,27 +296,32 @@ def _forward_kernel(
         enhanced = _enhanced(
             tile, residual, offset, inside, normalised, gamma, beta, scale, positions, group_block, padded, add, relu
         )
-        _write(y, offset, inside, enhanced)
+        # y may lie where x or the residual lies, which other threads of the program may still be reading.
+        tl.debug_barrier()
+        write(y, offset, inside, enhanced)
     else:
         for start in range(0, m, positions):
-            offset, inside = _place(start, channel, held, m, positions, channels, channels_last)
-            tile = _read(x, offset, inside)
+            offset, inside = place(start, channel, held, m, positions, channels, channels_last)
+            tile = read_map(x, offset, inside, factor, shift, affine)
             _, similarity = _centred_similarity(tile, inside, g, positions, group_block, padded)
             normalised = _normalised(similarity, left, spread, eps)
             enhanced = _enhanced(
                 tile, residual, offset, inside, normalised, gamma, beta, scale,
                 positions, group_block, padded, add, relu,
             )  # fmt: skip
-            _write(y, offset, inside, enhanced)
+            tl.debug_barrier()
+            write(y, offset, inside, enhanced)
 
 
-@_jit
+@jit
 def _upstream(
     x: tl.tensor,
     y: tl.tensor,
     grad: tl.tensor,
     offset: tl.tensor,
     inside: tl.tensor,
+    factor: tl.tensor,
+    shift: tl.tensor,
     g: tl.tensor,
     left: tl.tensor,
     spread: tl.tensor,
@@ -344,13 +332,14 @@ def _upstream(
     positions: tl.constexpr,
     group_block: tl.constexpr,
     padded: tl.constexpr,
+    affine: tl.constexpr,
     relu: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
     """The tile's dy behind the ReLU, x - g, the gate a, n and u."""
-    tile = _read(x, offset, inside)
-    upstream = _read(grad, offset, inside)
+    tile = read_map(x, offset, inside, factor, shift, affine)
+    upstream = read(grad, offset, inside)
     if relu:
-        upstream = tl.where(_read(y, offset, inside) <= 0, 0.0, upstream)
+        upstream = tl.where(read(y, offset, inside) <= 0, 0.0, upstream)
     centred, similarity = _centred_similarity(tile, inside, g, positions, group_block, padded)
     normalised = _normalised(similarity, left, spread, eps)
     sigmoid = tl.sigmoid(gamma[None, :] * normalised + beta[None, :])
@@ -359,7 +348,7 @@ def _upstream(
     return upstream, centred, gate, normalised, slope
 
 
-@_jit
+@jit
 def _write_gradient(
     dx: tl.tensor,
     offset: tl.tensor,
@@ -381,10 +370,10 @@ def _write_gradient(
     similarity = linear[None, :] * (slope - centre[None, :]) - curved[None, :] * normalised
     gradient = upstream * _to_columns(gate, positions, group_block, padded)
     gradient += _to_columns(similarity, positions, group_block, padded) * g[None, :] + through_mean[None, :]
-    _write(dx, offset, inside, gradient)
+    write(dx, offset, inside, gradient)
 
 
-@_jit
+@jit
 def _backward_kernel(
     x: tl.tensor,
     y: tl.tensor,
@@ -393,6 +382,8 @@ def _backward_kernel(
     dresidual: tl.tensor,
     weight: tl.tensor,
     bias: tl.tensor,
+    a: tl.tensor,
+    b: tl.tensor,
     semantic: tl.tensor,
     statistics: tl.tensor,
     parameters: tl.tensor,
@@ -409,6 +400,7 @@ def _backward_kernel(
     positions: tl.constexpr,
     group_block: tl.constexpr,
     whole: tl.constexpr,
+    affine: tl.constexpr,
     add: tl.constexpr,
     relu: tl.constexpr,
 ) -> None:
@@ -424,7 +416,8 @@ def _backward_kernel(
     grad += first
     dx += first
     dresidual += first
-    channel, held = _columns(block, channels, depth, padded, columns)
+    channel, held = columns_of(block, channels, depth, padded, columns)
+    factor, shift = affine_layer(a, b, channel, held, affine)
     group = block * group_block + tl.arange(0, group_block)
     gamma = tl.load(weight + group, mask=group < groups, other=0.0).to(tl.float32)
     beta = tl.load(bias + group, mask=group < groups, other=0.0).to(tl.float32)
@@ -434,12 +427,13 @@ def _backward_kernel(
     spread = tl.load(statistics + record + 1, mask=group < groups, other=0.0)
 
     if whole:
-        offset, inside = _place(0, channel, held, m, positions, channels, channels_last)
+        offset, inside = place(0, channel, held, m, positions, channels, channels_last)
         upstream, centred, gate, normalised, slope = _upstream(
-            x, y, grad, offset, inside, g, left, spread, eps, gamma, beta, scale, positions, group_block, padded, relu
-        )
+            x, y, grad, offset, inside, factor, shift, g, left, spread, eps, gamma, beta, scale,
+            positions, group_block, padded, affine, relu,
+        )  # fmt: skip
         if add and relu:
-            _write(dresidual, offset, inside, upstream)
+            write(dresidual, offset, inside, upstream)
         dbeta = tl.sum(slope, 0)
         dgamma = tl.sum(slope * normalised, 0)
         by_slope = tl.sum(_to_columns(slope, positions, group_block, padded) * centred, 0)
@@ -450,27 +444,13 @@ def _backward_kernel(
         slope_tiles = tl.zeros((positions, columns), tl.float32)
         similarity_tiles = tl.zeros((positions, columns), tl.float32)
         for start in range(0, m, positions):
-            offset, inside = _place(start, channel, held, m, positions, channels, channels_last)
+            offset, inside = place(start, channel, held, m, positions, channels, channels_last)
             upstream, centred, gate, normalised, slope = _upstream(
-                x,
-                y,
-                grad,
-                offset,
-                inside,
-                g,
-                left,
-                spread,
-                eps,
-                gamma,
-                beta,
-                scale,
-                positions,
-                group_block,
-                padded,
-                relu,
-            )
+                x, y, grad, offset, inside, factor, shift, g, left, spread, eps, gamma, beta, scale,
+                positions, group_block, padded, affine, relu,
+            )  # fmt: skip
             if add and relu:
-                _write(dresidual, offset, inside, upstream)
+                write(dresidual, offset, inside, upstream)
             slopes += slope
             products += slope * normalised
             slope_tiles += _to_columns(slope, positions, group_block, padded) * centred
@@ -498,25 +478,11 @@ def _backward_kernel(
         )  # fmt: skip
     else:
         for start in range(0, m, positions):
-            offset, inside = _place(start, channel, held, m, positions, channels, channels_last)
+            offset, inside = place(start, channel, held, m, positions, channels, channels_last)
             upstream, centred, gate, normalised, slope = _upstream(
-                x,
-                y,
-                grad,
-                offset,
-                inside,
-                g,
-                left,
-                spread,
-                eps,
-                gamma,
-                beta,
-                scale,
-                positions,
-                group_block,
-                padded,
-                relu,
-            )
+                x, y, grad, offset, inside, factor, shift, g, left, spread, eps, gamma, beta, scale,
+                positions, group_block, padded, affine, relu,
+            )  # fmt: skip
             _write_gradient(
                 dx, offset, inside, upstream, gate, normalised, slope, g, through_mean, centre, linear, curved,
                 positions, group_block, padded,
@@ -532,12 +498,14 @@ def forward(
     scale: float,
     residual: Tensor | None = None,
     relu: bool = False,
+    affine: tuple[Tensor, Tensor] | None = None,
+    out: Tensor | None = None,
     *,
     largest_tile: int = LARGEST_TILE_FORWARD,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spatial Group-wise Enhance of `x`, plus `residual`, through a ReLU, in one kernel.
 
-    The sum with the residual is rounded once, at its end.
+    The sum with the residual is rounded once, at its end; what the affine layer makes of `x` is not rounded at all.
 
     Args:
         x: (B, C, H, W) in float32, float16 or bfloat16; copied where it is neither contiguous nor channels_last. A
@@ -549,21 +517,28 @@ def forward(
         scale: A constant factor on the gate.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
+        affine: None, or (a, b) of C float32 values each: the map that is enhanced is a x + b, channel by channel.
+        out: None, or a tensor of the shape, dtype and memory format of `x` to write y to. It may be `x` or `residual`
+            itself; else it shares no memory with them.
         largest_tile: Elements up to which a program keeps its whole map on the chip.
 
     Returns:
-        y in the dtype and memory format of `x`; and for `backward` g, (B, C) in float32, and `left` and s of each
-        group, (B, G, 2) in float32.
+        y in the dtype and memory format of `x`, which is `out` where that is given; and for `backward` g, (B, C) in
+        float32, and `left` and s of each group, (B, G, 2) in float32.
     """
-    layout = _layout(x)
+    layout = layout_of(x)
     x = x.contiguous(memory_format=layout)
     residual = None if residual is None else residual.contiguous(memory_format=layout)
-    y = torch.empty_like(x)
+    y = destination(x, out)
     semantic = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
     statistics = torch.empty((x.shape[0], groups, 2), dtype=torch.float32, device=x.device)
-    tensors = (x, x if residual is None else residual, y, weight.contiguous(), bias.contiguous(), semantic, statistics)
-    _launch(_forward_kernel, tensors, groups, eps, scale, residual is not None, relu, largest_tile)
-    return y, semantic, statistics
+    tensors = (
+        *(x, x if residual is None else residual, y),
+        *(weight.contiguous(), bias.contiguous(), *affine_tensors(affine, semantic), semantic, statistics),
+    )
+    forms = Forms(affine is not None, residual is not None, relu)
+    _launch(_forward_kernel, tensors, groups, eps, scale, forms, largest_tile)
+    return y if out is None or y is out else out.copy_(y), semantic, statistics
 
 
 def backward(
@@ -579,6 +554,7 @@ def backward(
     scale: float,
     has_residual: bool,
     relu: bool,
+    affine: tuple[Tensor, Tensor] | None = None,
     *,
     largest_tile: int = LARGEST_TILE_BACKWARD,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -586,7 +562,7 @@ def backward(
 
     Args:
         grad: The gradient of y, of the shape and dtype of `x`, in any memory format.
-        x: As given to `forward`.
+        x: As given to `forward`, and not overwritten since.
         y: What `forward` returned; needed, and read, only where `relu` is true.
         weight: As given to `forward`.
         bias: As given to `forward`.
@@ -597,13 +573,15 @@ def backward(
         scale: As given to `forward`.
         has_residual: Whether there was one.
         relu: As given to `forward`.
+        affine: As given to `forward`.
         largest_tile: Elements up to which a program keeps its whole map on the chip.
 
     Returns:
-        The gradients of x, of weight and of bias (`groups` values each, in the dtypes of the parameters), and of the
-        residual: None without one, and `grad` itself where nothing lies between the two.
+        The gradients of the map (of x, or of a x + b with an affine layer), of weight and of bias (`groups` values
+        each, in the dtypes of the parameters), and of the residual: None without one, and `grad` itself where nothing
+        lies between the two.
     """
-    layout = _layout(x)
+    layout = layout_of(x)
     x = x.contiguous(memory_format=layout)
     upstream = grad.contiguous(memory_format=layout)
     y = x if y is None else y.contiguous(memory_format=layout)
@@ -613,18 +591,29 @@ def backward(
     parameters = allocate((x.shape[0], groups, 2), dtype=torch.float32, device=x.device)
     tensors = (
         *(x, y, upstream, dx, dx if masked is None else masked),
-        *(weight.contiguous(), bias.contiguous(), semantic, statistics, parameters),
+        *(weight.contiguous(), bias.contiguous(), *affine_tensors(affine, semantic)),
+        *(semantic, statistics, parameters),
     )
-    _launch(_backward_kernel, tensors, groups, eps, scale, has_residual, relu, largest_tile)
+    _launch(_backward_kernel, tensors, groups, eps, scale, Forms(affine is not None, has_residual, relu), largest_tile)
     dweight, dbias = parameters.sum(0).unbind(1)
     dresidual = masked if relu else grad
     return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dresidual if has_residual else None
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, over samples and positions, for a batch norm.
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        The mean and the biased variance, C values of float32 each.
+    """
+    if not x.is_cuda:  # in the interpreter
+        variance, mean = torch.var_mean(x.float(), [0, 2, 3], correction=0)
+        return mean, variance
+    mean, inverse = torch.batch_norm_stats(x, _LEAST_VARIANCE)
+    return mean, (inverse.square().reciprocal() - _LEAST_VARIANCE).clamp_min(0)
 
 
 def _launch(
@@ -633,8 +622,7 @@ def _launch(
     groups: int,
     eps: float,
     scale: float,
-    add: bool,
-    relu: bool,
+    forms: Forms,
     largest_tile: int,
 ) -> None:
     """Run `kernel` with a program for each sample and block of groups of tensors[0]; nothing for an empty batch."""
@@ -643,20 +631,16 @@ def _launch(
         return
     channels, m = x.shape[1], x.shape[2] * x.shape[3]
     depth = channels // groups
-    channels_last = _layout(x) == torch.channels_last
+    channels_last = layout_of(x) == torch.channels_last
     tile = _tile(x, groups, channels_last, largest_tile)
-    # The compiler knows what divides a constant, but not what divides an argument, beyond 16 of it; and a kernel for
-    # each size of map would be too many. So the size comes as a constant times an argument.
-    step = math.gcd(m, 16)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         kernel[(x.shape[0] * triton.cdiv(groups, tile.groups),)](
             *tensors,
-            map_units=m // step,
+            **map_size(x),
             inverse_count=1.0 / m,
             inverse_freedom=1.0 / max(m - 1, 1),
             eps=eps,
             scale=scale,
-            map_step=step,
             channels=channels,
             depth=depth,
             padded=triton.next_power_of_2(depth),
@@ -664,7 +648,6 @@ def _launch(
             positions=tile.positions,
             group_block=tile.groups,
             whole=tile.whole,
-            add=add,
-            relu=relu,
+            **forms._asdict(),
             num_warps=tile.warps,
         )

@@ -7,7 +7,11 @@ slot `se`; both have the slot `downsample` on the shortcut.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 from torchvision.models import resnet as tv_resnet
+
+from sgenet.attention import Attention
 
 __all__ = [
     "BasicBlockWithAttention",
@@ -29,8 +33,7 @@ class BasicBlockWithAttention(tv_resnet.BasicBlock):
         """Shape (B, C, H, W) to (B, C', H / stride, W / stride)."""
         identity = x if self.downsample is None else self.downsample(x)
         branch = self.relu(self.bn1(self.conv1(x)))
-        branch = self.attention(self.bn2(self.conv2(branch)))
-        return self.relu(branch.add_(identity))  # type: ignore[no-any-return]
+        return _join(self, self.conv2(branch), identity, self.bn2)
 
 
 class BottleneckWithAttention(tv_resnet.Bottleneck):
@@ -43,8 +46,25 @@ class BottleneckWithAttention(tv_resnet.Bottleneck):
         identity = x if self.downsample is None else self.downsample(x)
         branch = self.relu(self.bn1(self.conv1(x)))
         branch = self.relu(self.bn2(self.conv2(branch)))
-        branch = self.attention(self.bn3(self.conv3(branch)))
-        return self.relu(branch.add_(identity))  # type: ignore[no-any-return]
+        return _join(self, self.conv3(branch), identity, self.bn3)
+
+
+def _join(
+    block: BasicBlockWithAttention | BottleneckWithAttention, branch: Tensor, identity: Tensor, norm: nn.Module
+) -> Tensor:
+    """The end of a block, behind its last convolution."""
+    parts = (norm, block.attention, block.relu)
+    if isinstance(block.attention, Attention) and type(block.relu) is nn.ReLU and not _watched(branch, parts):
+        return block.attention.join(branch, identity, norm)
+    return block.relu(block.attention(norm(branch)).add_(identity))  # type: ignore[no-any-return]
+
+
+def _watched(branch: Tensor, parts: tuple[nn.Module, ...]) -> bool:
+    """Whether someone wants to see the modules one by one: torch.fx, or a hook."""
+    if isinstance(branch, Proxy) or has_any_global_hook():  # type: ignore[no-untyped-call]
+        return True
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, kind) for part in parts for kind in hooks)
 
 
 _SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {

@@ -1,0 +1,301 @@
+"""The steps of a module's forward pass, as torch.fx sees them, and what can be done to them."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torchvision.ops import stochastic_depth
+
+from sgenet.attention import Attention
+from sgenet.inference.factors import takes_factor, without_factor
+from sgenet.inference.layers import (
+    behind,
+    does_nothing,
+    folded,
+    is_hooked,
+    is_linear,
+    is_norm,
+    takes_scaling,
+    why_not_folded,
+)
+from sgenet.inference.modules import InferenceGraph, Join, Sum
+from sgenet.inference.report import OptimizationReport
+
+__all__ = ["Program", "joined_name", "shared_modules"]
+
+_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_SUMS_IN_PLACE = {operator.iadd, "add_"}
+_RELUS = {F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_"}
+_RELUS_IN_PLACE = {torch.relu_, F.relu_, "relu_"}
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
+class Program:
+    """A module, and the graph that torch.fx made of its forward pass."""
+
+    def __init__(self, work: _Work, module: nn.Module, graph: fx.Graph, name: str) -> None:
+        self.work = work
+        self.module = module
+        self.graph = graph
+        self.name = name
+        self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+        self.read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+
+    def fold(self) -> None:
+        """Make norms and factors parts of the layers in front of them, in the module and in the graph."""
+        self._leave_out()
+        for node in self._calls_of(is_norm):
+            self._fold_norm(node)
+        for node in self._calls_of(lambda module: isinstance(module, Attention) and module.scale != 1.0):
+            self._fold_factor(node)
+
+    def join(self) -> bool:
+        """Join attention, sums and ReLUs in the graph; return whether there were any."""
+        report = self.work.report
+        before = report.joins + report.in_place
+        for node in list(self.graph.nodes):
+            if self._summands(node) is not None and not self._join_attention(node):
+                self._sum_in_place(node)
+        for node in list(self.graph.nodes):
+            if self._relu(node) == "new" and self._is_free(node.args[0]):
+                self._substitute(node, node, torch.relu_, (node.args[0],))
+                report.in_place += 1
+        return report.joins + report.in_place > before
+
+    def opaque(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules that the graph calls without looking into them, by their names in the network."""
+        for target in self.calls:
+            module = self.module.get_submodule(str(target))
+            if not isinstance(module, Attention | Join | Sum) and not is_norm(module):
+                yield joined_name(self.name, str(target)), module
+
+    def compiled(self) -> fx.GraphModule:
+        """The module that executes the graph."""
+        self.graph.lint()  # type: ignore[no-untyped-call]
+        return fx.GraphModule(self.module, self.graph, class_name=type(self.module).__name__)
+
+    # ------------------------------------------------------------------------------------ layers
+
+    def _leave_out(self) -> None:
+        for node in list(self.graph.nodes):
+            module = self._called(node)
+            idle = module is not None and does_nothing(module) and not is_hooked(module)
+            if idle or (node.op == "call_function" and _is_idle_dropout(node)):
+                node.replace_all_uses_with(node.args[0])
+                self.graph.erase_node(node)
+
+    def _fold_norm(self, node: fx.Node) -> None:
+        reason = self._why_norm_stays(node)
+        if reason is not None:
+            self.work.leave(joined_name(self.name, str(node.target)), reason)
+            return
+        source, norm = node.args[0], self._called(node)
+        behind = behind(norm)
+        factor = self._take_factor(node) if type(behind) is nn.Identity else 1.0
+        self._replace(source, folded(self._called(source), norm, factor))
+        self._replace(node, behind)
+        if type(behind) is nn.Identity:
+            node.replace_all_uses_with(source)
+            self.graph.erase_node(node)
+        self.work.report.norms += 1
+
+    def _why_norm_stays(self, node: fx.Node) -> str | None:
+        source = node.args[0] if len(node.args) == 1 else None
+        layer = self._called(source)
+        if layer is None:
+            return "there is no convolution or linear layer in front of it"
+        if not self._is_alone(node):
+            return "it is used more than once, or has hooks"
+        reason = why_not_folded(layer, self._called(node))
+        if reason is None and not (self._is_alone(source) and len(source.users) == 1):
+            return f"the {type(layer).__name__} in front of it is used elsewhere too, or has hooks"
+        if reason is None and is_linear(layer) and not self._is_flat(source):
+            return "it may normalise an axis that the linear layer in front of it does not change"
+        return reason
+
+    def _is_flat(self, node: Any) -> bool:  # noqa: ANN401  # a node or what else stands among arguments
+        """Whether a node certainly returns (batch, features), on which BatchNorm1d and a linear layer agree."""
+        while isinstance(node, fx.Node) and node.op in ("call_module", "call_function", "call_method"):
+            module = self._called(node)
+            if isinstance(module, nn.Flatten):
+                return (module.start_dim, module.end_dim) == (1, -1)
+            if node.target in (torch.flatten, "flatten"):
+                return node.args[1:] == (1,) or dict(node.kwargs) == {"start_dim": 1}
+            elementwise = type(module).__module__ == "torch.nn.modules.activation" or self._relu(node) is not None
+            if not (isinstance(module, nn.Linear | nn.BatchNorm1d) or elementwise):
+                return False
+            node = node.args[0]
+        return False
+
+    def _fold_factor(self, node: fx.Node) -> None:
+        attention, source = self._called(node), node.args[0]
+        layer = self._called(source)
+        if not takes_factor(attention):
+            self.work.leave(joined_name(self.name, str(node.target)), "its factor is no other layer's to take")
+        elif not (takes_scaling(layer) and self._is_alone(source) and len(source.users) == 1 and self._is_alone(node)):
+            self.work.leave(joined_name(self.name, str(node.target)), "no layer of its own in front of it takes its factor")
+        else:
+            self._replace(source, folded(layer, None, self._take_factor(source)))
+
+    def _take_factor(self, node: fx.Node) -> float:
+        """The factor of the attention that is the only reader of a node; then it has none any more."""
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        attention = self._called(reader)
+        if not takes_factor(attention) or not self._is_alone(reader):
+            return 1.0
+        scaled = copy.deepcopy(attention)
+        factor = scaled.scale
+        with torch.no_grad():
+            _TAKERS[type(scaled)](scaled, factor)
+        scaled.scale = 1.0
+        self._replace(reader, scaled)
+        self.work.report.factors += 1
+        return factor
+
+    # ------------------------------------------------------------------------------------ sums
+
+    def _join_attention(self, node: fx.Node) -> bool:
+        """Make one step of attention, sum and ReLU, if that is what the sum `node` is the middle of."""
+        relu = self._relu_behind(node)
+        for branch, residual in self._orders(node):
+            attention = self._called(branch)
+            if relu is None or not isinstance(attention, Attention):
+                continue
+            if not (self._is_alone(branch) and len(branch.users) == 1):
+                continue
+            if not self._is_free(branch.args[0]):
+                self.work.leave(
+                    joined_name(self.name, str(branch.target)),
+                    "it cannot write over its input, which is used elsewhere too",
+                )
+                continue
+            self._replace(branch, Join(attention))
+            self._substitute(node, relu, str(branch.target), (branch.args[0], residual))
+            for done in (node, branch):
+                self.graph.erase_node(done)
+            self.work.report.joins += 1
+            return True
+        return False
+
+    def _sum_in_place(self, node: fx.Node) -> None:
+        relu = self._relu_behind(node)
+        if node.target in _SUMS_IN_PLACE and (relu is None or self._relu(relu) == "over"):
+            return  # as it is
+        for first, second in self._orders(node):
+            if self._is_free(first):
+                target = self._add_module(node, Sum(relu=relu is not None))
+                self._substitute(node, relu or node, target, (first, second))
+                if relu is not None:
+                    self.graph.erase_node(node)
+                self.work.report.in_place += 1
+                return
+
+    def _summands(self, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+        """What a node adds, where that is two results."""
+        if node.op not in ("call_function", "call_method") or node.target not in _SUMS or node.kwargs:
+            return None
+        nodes = [summand for summand in node.args if isinstance(summand, fx.Node)]
+        return (nodes[0], nodes[1]) if len(nodes) == len(node.args) == 2 and nodes[0] is not nodes[1] else None
+
+    def _orders(self, node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """A sum's two summands, in the orders in which the first may be written over in place of what was."""
+        first, second = self._summands(node) or (None, None)
+        if first is not None and second is not None:
+            yield first, second
+            if node.target not in _SUMS_IN_PLACE or self._is_free(first):
+                yield second, first
+
+    def _relu_behind(self, node: fx.Node) -> fx.Node | None:
+        reader = next(iter(node.users)) if len(node.users) == 1 else None
+        return reader if reader is not None and self._relu(reader) is not None else None
+
+    def _relu(self, node: fx.Node) -> str | None:
+        """None for what is no ReLU, "new" for one with a result of its own, "over" for one that overwrites its input."""
+        module = self._called(node)
+        if type(module) is nn.ReLU:
+            return None if is_hooked(module) else "over" if module.inplace else "new"
+        if node.op not in ("call_function", "call_method") or node.target not in _RELUS or len(node.args) != 1:
+            return None
+        return "over" if node.target in _RELUS_IN_PLACE or node.kwargs.get("inplace") else "new"
+
+    def _is_free(self, node: Any) -> bool:  # noqa: ANN401
+        """Whether a node's one reader may write over it: it is fresh memory that nothing else looks at."""
+        return isinstance(node, fx.Node) and len(node.users) == 1 and self._is_fresh(node)
+
+    def _is_fresh(self, node: fx.Node) -> bool:
+        module = self._called(node)
+        if module is not None:
+            if is_hooked(module):
+                return False  # a hook may have kept the result
+            if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or is_norm(module):
+                return True
+            passes_on = isinstance(module, Attention | Join | Sum | nn.ReLU)
+            return passes_on and self._is_free(node.args[0])
+        if self._relu(node) is not None:
+            return self._relu(node) == "new" or self._is_free(node.args[0])
+        summands = self._summands(node)
+        # What is added to a map is a map; sizes are added too, and cannot be written over.
+        if summands is None:
+            return False
+        return self._is_free(summands[0]) or (node.target not in _SUMS_IN_PLACE and self._is_fresh(summands[0]))
+
+    # ------------------------------------------------------------------------------------ the graph
+
+    def _called(self, node: fx.Node | None) -> Any:  # noqa: ANN401  # a layer, whose attributes are no Module's
+        """The module that a node calls, or None."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        return self.module.get_submodule(str(node.target))
+
+    def _calls_of(self, kind: Callable[[nn.Module], bool]) -> list[fx.Node]:
+        return [node for node in self.graph.nodes if node.op == "call_module" and kind(self._called(node))]
+
+    def _is_alone(self, node: fx.Node) -> bool:
+        """Whether a node is the only one to use the module that it calls, and nobody watches."""
+        module = self._called(node)
+        once = self.calls[node.target] == 1 and id(module) not in self.work.shared and not is_hooked(module)
+        return once and str(node.target) not in self.read and len(node.args) == 1 and not node.kwargs
+
+    def _replace(self, node: fx.Node, module: nn.Module) -> None:
+        self.module.set_submodule(str(node.target), module)
+
+    def _add_module(self, node: fx.Node, module: nn.Module) -> str:
+        """Give a module to the one whose forward pass a node is a step of, and return its name."""
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        owner = str(stack[-1][0]) if stack else ""
+        host = self.module.get_submodule(owner)
+        name = next(n for n in (f"sum{k}" for k in itertools.count(1)) if not hasattr(host, n))
+        host.add_module(name, module)
+        return joined_name(owner, name)
+
+    def _substitute(
+        self, place: fx.Node, replaced: fx.Node, target: str | Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        """Put a call in front of `place`, for all who read `replaced`, which goes."""
+        with self.graph.inserting_before(place):
+            new = (
+                self.graph.call_module(target, args)
+                if isinstance(target, str)
+                else self.graph.call_function(target, args)
+            )
+        new.meta = dict(place.meta)
+        replaced.replace_all_uses_with(new)
+        self.graph.erase_node(replaced)
+
+
+def _is_idle_dropout(node: fx.Node) -> bool:
+    """Whether a step is dropout or stochastic depth, which do nothing in eval mode."""
+    if node.target is stochastic_depth:
+        return node.kwargs.get("training", node.args[3] if len(node.args) > 3 else True) is False
+    return node.target in _DROPOUTS and node.kwargs.get("training", True) is False and not node.kwargs.get("inplace")
+
+
+def joined_name(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child

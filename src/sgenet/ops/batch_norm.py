@@ -1,0 +1,302 @@
+"""The end of a residual block in training, as one operator: batch norm, SGE, sum with the shortcut, ReLU.
+
+A batch norm keeps its input for the backward pass, and the ReLU keeps its output. Attention between the two would keep
+the norm's output as well: a third map, in every block. This operator forms it again in the backward pass, by one
+multiplication and one addition an element, so that training needs no more memory than without attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sgenet.ops import reference
+from sgenet.ops.checks import check_input
+from sgenet.ops.registration import (
+    differentiable,
+    kept_format,
+    kernels_for,
+    operator,
+    or_empty,
+    through_relu,
+)
+
+__all__ = ["affine_of", "batch_norm_spatial_group_enhance"]
+
+
+def batch_norm_spatial_group_enhance(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`spatial_group_enhance` of what a batch norm in training makes of `x`.
+
+    The norm's output is never rounded to half precision: it exists in float32 alone, an element at a time.
+
+    Args:
+        x: The norm's input, (B, C, *spatial).
+        norm_weight: The norm's factor, C values, or None.
+        norm_bias: The norm's summand, C values, or None.
+        norm_eps: What the norm adds to the variance.
+        weight: As `spatial_group_enhance`.
+        bias: As `spatial_group_enhance`.
+        groups: As `spatial_group_enhance`.
+        eps: As `spatial_group_enhance`.
+        scale: As `spatial_group_enhance`.
+        residual: As `spatial_group_enhance`.
+        relu: As `spatial_group_enhance`.
+
+    Returns:
+        The result, in the shape, dtype and memory format of `x`; and the mean and the biased variance of each channel,
+        C values each, for the norm's running statistics; they carry no gradient.
+
+    Raises:
+        ConfigError: As `spatial_group_enhance`.
+
+    Examples:
+        >>> x = torch.randn(4, 8, 5, 5)
+        >>> y, mean, variance = batch_norm_spatial_group_enhance(
+        ...     x, None, None, 1e-5, torch.ones(2), torch.zeros(2), groups=2
+        ... )
+        >>> torch.allclose(mean, x.mean((0, 2, 3)), atol=1e-6)
+        True
+    """
+    check_input(x, weight, bias, groups, residual)
+    results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance(
+        x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
+    )
+    return results
+
+
+def affine_of(
+    mean: Tensor, variance: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, norm_eps: float
+) -> reference.Affine:
+    """The factor and the summand for each channel that a batch norm with given statistics is.
+
+    Args:
+        mean: C values.
+        variance: C values, biased.
+        norm_weight: C values, or None.
+        norm_bias: C values, or None.
+        norm_eps: What the norm adds to the variance.
+
+    Returns:
+        Both, in the dtype of the statistics or a wider one.
+
+    Examples:
+        >>> affine_of(torch.tensor([3.0]), torch.tensor([3.0]), torch.tensor([4.0]), torch.tensor([1.0]), 1.0)
+        (tensor([2.]), tensor([-5.]))
+    """
+    factor = (variance + norm_eps).rsqrt()
+    if norm_weight is not None:
+        factor = factor * norm_weight
+    summand = -mean * factor
+    return factor, summand if norm_bias is None else summand + norm_bias
+
+
+def _normed(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _normed_forward(x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu)[:3]
+
+
+def _normed_forward(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    kernels = kernels_for(x)
+    mean, variance = kernels.moments(x)
+    affine = affine_of(mean, variance, norm_weight, norm_bias, norm_eps)
+    y = torch.empty_like(x)
+    _, semantic, statistics = kernels.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, y)
+    return y, mean, variance, semantic, statistics
+
+
+def _normed_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    semantic: Tensor,
+    statistics: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    has_residual: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    affine = affine_of(mean, variance, norm_weight, norm_bias, norm_eps)
+    dnormed, dweight, dbias, dresidual = kernels_for(x).backward(
+        grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu, affine
+    )
+    inverse, wanted = (variance + norm_eps).rsqrt(), [True, norm_weight is not None, norm_bias is not None]
+    dx, *of_norm = torch.ops.aten.native_batch_norm_backward(
+        dnormed, x, norm_weight, None, None, mean, inverse, True, norm_eps, wanted
+    )
+    dnorm_weight, dnorm_bias = (
+        or_empty(d, x) if w else x.new_empty(0) for d, w in zip(of_norm, wanted[1:], strict=True)
+    )
+    return kept_format(x, dx), dnorm_weight, dnorm_bias, dweight, dbias, or_empty(dresidual, x)
+
+
+def _shapes(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    channels = x.shape[1]
+    return torch.empty_like(x), x.new_empty(channels, dtype=wide), x.new_empty(channels, dtype=wide)
+
+
+def _shapes_forward(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    *_: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    del norm_weight, norm_bias, norm_eps, weight, bias
+    y, mean, variance = _shapes(x)
+    semantic = mean.new_empty((x.shape[0], x.shape[1]))
+    return y, mean, variance, semantic, mean.new_empty((x.shape[0], groups, 2))
+
+
+def _shapes_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    semantic: Tensor,
+    statistics: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    has_residual: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    del grad, y, norm_eps, mean, variance, semantic, statistics, eps, scale
+    of_norm = [x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (norm_weight, norm_bias)]
+    dresidual = torch.empty_like(x) if has_residual and relu else x.new_empty(0)
+    of_gate = (weight.new_empty(groups), bias.new_empty(groups))
+    return torch.empty_like(x), of_norm[0], of_norm[1], *of_gate, dresidual
+
+
+class _Normed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # torch gives it no type
+        x: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        norm_eps: float,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        scale: float = 1.0,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_forward
+        y, mean, variance, *saved = operator(
+            x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
+        )
+        ctx.save_for_backward(x, y if relu else None, norm_weight, norm_bias, mean, variance, weight, bias, *saved)
+        ctx.settings = (norm_eps, groups, eps, scale, residual is not None, relu)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, y, norm_weight, norm_bias, mean, variance, weight, bias, *saved = ctx.saved_tensors
+        norm_eps, groups, eps, scale, has_residual, relu = ctx.settings
+        of_norm = (norm_weight, norm_bias)
+        if torch.is_grad_enabled():  # these gradients are to be differentiated
+            dresidual = through_relu(grad, y)
+            normed = F.batch_norm(x, None, None, *of_norm, True, 0.0, norm_eps)
+            plain = reference.forward(normed, weight, bias, groups, eps, scale)[0]
+            grads: Sequence[Tensor | None] = differentiable(plain, (x, *of_norm, weight, bias), dresidual)
+        else:
+            operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward
+            *grads, dresidual = operator(
+                *(grad, x, y, *of_norm, norm_eps, mean, variance, weight, bias, *saved),
+                *(groups, eps, scale, has_residual, relu),
+            )
+            shapes = (x, *of_norm, weight, bias)
+            grads = [None if t is None or d is None else d.view_as(t) for d, t in zip(grads, shapes, strict=True)]
+            dresidual = dresidual if relu else grad
+        dx, dnorm_weight, dnorm_bias, dweight, dbias = grads
+        through_join = (dresidual if has_residual else None, None)
+        return dx, dnorm_weight, dnorm_bias, None, dweight, dbias, None, None, None, *through_join
+
+
+_NORM = "Tensor? norm_weight, Tensor? norm_bias, float norm_eps"
+_PARAMETERS = f"{_NORM}, Tensor weight, Tensor bias, int groups, float eps, float scale"
+_JOIN = "Tensor? residual=None, bool relu=False"
+
+operator(
+    "batch_norm_spatial_group_enhance",
+    f"(Tensor x, {_PARAMETERS}=1.0, {_JOIN}) -> (Tensor y, Tensor mean, Tensor variance)",
+    _normed,
+    _shapes,
+    gradient=_Normed,
+    residual_at=9,
+)
+operator(
+    "batch_norm_spatial_group_enhance_forward",
+    f"(Tensor x, {_PARAMETERS}, {_JOIN}) "
+    "-> (Tensor y, Tensor mean, Tensor variance, Tensor semantic, Tensor statistics)",
+    _normed_forward,
+    _shapes_forward,
+)
+operator(
+    "batch_norm_spatial_group_enhance_backward",
+    f"(Tensor grad, Tensor x, Tensor? y, {_NORM}, Tensor mean, Tensor variance, Tensor weight, Tensor bias, "
+    "Tensor semantic, Tensor statistics, int groups, float eps, float scale, bool has_residual, bool relu) "
+    "-> (Tensor dx, Tensor dnorm_weight, Tensor dnorm_bias, Tensor dweight, Tensor dbias, Tensor dresidual)",
+    _normed_backward,
+    _shapes_backward,
+)

@@ -1,0 +1,88 @@
+// What crosses the border to Python, and the table of functions that each instruction set fills in.
+//
+// Every function returns a Status. Maps are dense: contiguous (NCHW) or, where channels_last is set, NHWC; `positions`
+// is H * W. Arrays of one value a channel, a group or a sample are float, in natural order.
+#pragma once
+
+#include <cstdint>
+
+namespace sgenet {
+
+using Index = std::int64_t;
+
+enum Status : int { kDone = 0, kOutOfMemory = 1, kNotHere = 2 };  // the last: a narrower vector can do it
+
+enum class Element : int { kFloat32 = 0, kBfloat16 = 1 };
+
+struct Shape {
+  Index batch, channels, positions;
+  bool channels_last;
+  Element element;
+  int threads;
+};
+
+// The map that is worked on: x itself, or x * factor[c] + shift[c] where factor is given, formed in float.
+struct Affine {
+  const float* factor;
+  const float* shift;
+};
+
+struct EnhanceForward {
+  Shape shape;
+  Index groups;
+  float eps, scale;
+  bool relu;
+  const void *x, *residual;  // residual may be null; y may be either of the two
+  void* y;
+  const float *weight, *bias;  // a value a group
+  Affine affine;
+  float *semantic, *statistics;  // (batch, channels); (batch, groups, 2): left and s
+};
+
+struct EnhanceBackward {
+  Shape shape;
+  Index groups;
+  float eps, scale;
+  const void *gradient, *x;
+  const void* y;  // null where there was no ReLU
+  const float *weight, *bias, *semantic, *statistics;
+  Affine affine;
+  void *dx, *dresidual;     // dresidual is null where it would be `gradient` itself, or where there is none
+  float *dweight, *dbias;  // a value a group
+};
+
+struct ScaleForward {
+  Shape shape;
+  bool relu;
+  const void *x, *residual;
+  void* y;
+  const float* gate;  // (batch, channels)
+  Affine affine;
+};
+
+struct ScaleBackward {
+  Shape shape;
+  const void *gradient, *x, *y;
+  const float* gate;
+  Affine affine;
+  void *dx, *dresidual;
+  float* dgate;
+};
+
+struct Moments {
+  Shape shape;
+  const void* x;
+  float *mean, *variance;  // a value a channel
+};
+
+// One instruction set's kernels. They do nothing and return kNotHere where a shape does not fit their vectors.
+struct Kernels {
+  const char* name;
+  Status (*enhance_forward)(const EnhanceForward&);
+  Status (*enhance_backward)(const EnhanceBackward&);
+  Status (*scale_forward)(const ScaleForward&);
+  Status (*scale_backward)(const ScaleBackward&);
+  Status (*moments)(const Moments&);
+};
+
+}  // namespace sgenet

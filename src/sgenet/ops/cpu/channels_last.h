@@ -1,0 +1,638 @@
+// Spatial Group-wise Enhance on NHWC maps. kernels.h explains the algorithm and draws the tiles.
+#pragma once
+
+#include "abi.h"
+#include "statistics.h"
+#include "threads.h"
+#include "vector.h"
+
+namespace sgenet {
+namespace SGENET_ISA {
+
+// Rows (positions) between two look-ups of the running sums. A chunk's sums are formed by themselves and then added to
+// the total, which keeps the rounding of long sums small; and the passes walk over the chunks in turns up and down, so
+// that each begins with what the one before it has left in the nearest cache.
+constexpr Index kChunk = 64;
+
+enum class Direction { kUp, kDown };
+
+template <class Body>
+void in_chunks(Range rows, Direction direction, Body body) {
+  const Index chunks = (rows.last - rows.first + kChunk - 1) / kChunk;
+  for (Index i = 0; i < chunks; ++i) {
+    const Index first = rows.first + (direction == Direction::kUp ? i : chunks - 1 - i) * kChunk;
+    body(Range{first, least(first + kChunk, rows.last)});
+  }
+}
+
+inline void clear(float* values, Index count) { std::memset(values, 0, std::size_t(count) * sizeof(float)); }
+
+inline void add_to(float* total, const float* part, Index count) {
+  for (Index i = 0; i < count; ++i) total[i] += part[i];
+}
+
+// The order of channels within a row of packs, and the loops over rows that need no groups.
+template <class T, int W>
+struct Rows {
+  using P = Pack<T, W>;
+  using V = Vector<W>;
+
+  static Index channel_of(Index place) {
+    const Index within = place % P::kElements;
+    return place - within + P::element(int(within / W), int(within % W));
+  }
+
+  static void to_pack_order(const float* natural, float* packed, Index channels) {
+    for (Index place = 0; place < channels; ++place) packed[place] = natural[channel_of(place)];
+  }
+
+  static void to_natural_order(const float* packed, float* natural, Index channels) {
+    for (Index place = 0; place < channels; ++place) natural[channel_of(place)] = packed[place];
+  }
+
+  // sums[c] += the sum of channel c over the rows. As many columns at once as there are registers for: row after row, so
+  // that memory is read in its own order, which the prefetcher knows to follow.
+  static void add_columns(const T* x, Range rows, Index channels, float* sums) {
+    constexpr int kPacks = kSumRegisters / P::kVectors;
+    Index c = 0;
+    for (; c + kPacks * P::kElements <= channels; c += kPacks * P::kElements) add_block<kPacks>(x, rows, channels, c, sums);
+    for (; c < channels; c += P::kElements) add_block<1>(x, rows, channels, c, sums);
+  }
+
+ private:
+  static constexpr int kSumRegisters = SGENET_WIDTH == 16 ? 16 : 8;
+
+  template <int Packs>
+  static void add_block(const T* x, Range rows, Index channels, Index c, float* sums) {
+    V sum[Packs][P::kVectors] = {};
+    for (Index row = rows.first; row < rows.last; ++row) {
+      for (int i = 0; i < Packs; ++i) {
+        const P in = P::read(x + row * channels + c + i * P::kElements);
+        for (int h = 0; h < P::kVectors; ++h) sum[i][h] += in.v[h];
+      }
+    }
+    for (int i = 0; i < Packs; ++i) {
+      for (int h = 0; h < P::kVectors; ++h) {
+        float* place = sums + c + i * P::kElements + h * W;
+        store<W>(place, load<W>(place) + sum[i][h]);
+      }
+    }
+  }
+};
+
+// Sums that are formed side by side: as many as the registers hold.
+constexpr int kSideBySide = SGENET_WIDTH == 16 ? 4 : 2;
+
+// Groups in blocks of W. A block's packs fall into K runs of `repeats` packs; a packed vector holds one value for each
+// of its groups (see run_sums), in an order that `group_of` knows, "slot order".
+template <class T, int W, int K, bool WithAffine>
+struct ChannelsLast {
+  using P = Pack<T, W>;
+  using V = Vector<W>;
+  using Order = Rows<T, W>;
+
+  static Index group_of(Index slot) {
+    const Index lane = slot % W;
+    return slot - lane + lane % K * (W / K) + lane / K;
+  }
+
+  // What all samples share, in pack order and slot order.
+  struct Parameters {
+    Index channels, groups;
+    Index depth_runs;  // see repeats()
+    float *factor, *shift;
+    float *weight, *bias;
+
+    void carve(Carver& carver, Index all_channels, Index all_groups) {
+      channels = all_channels;
+      groups = all_groups;
+      depth_runs = channels / groups / P::kVectors / K;
+      factor = carver.floats(WithAffine ? channels : 0);
+      shift = carver.floats(WithAffine ? channels : 0);
+      weight = carver.floats(groups);
+      bias = carver.floats(groups);
+    }
+
+    void fill(const Affine& affine, const float* natural_weight, const float* natural_bias) {
+      if (WithAffine) {
+        Order::to_pack_order(affine.factor, factor, channels);
+        Order::to_pack_order(affine.shift, shift, channels);
+      }
+      for (Index slot = 0; slot < groups; ++slot) {
+        weight[slot] = natural_weight[group_of(slot)];
+        bias[slot] = natural_bias[group_of(slot)];
+      }
+    }
+
+    // How many packs lie in each run: one where a group is shorter than a vector.
+    SGENET_INLINE Index repeats() const { return K < W ? 1 : depth_runs; }
+
+    SGENET_INLINE Index block_channels() const { return P::kElements * K * repeats(); }
+  };
+
+  // The vector at `place` of the map that is enhanced.
+  static SGENET_INLINE V mapped(const Parameters& of, V x, Index place) {
+    return WithAffine ? x * load<W>(of.factor + place) + load<W>(of.shift + place) : x;
+  }
+
+  // For each group of the block that begins at `place`: sums over its channels, `Count` of them side by side.
+  // term(sums, place) adds what the pack at `place` has.
+  template <int Count, class Term>
+  static SGENET_INLINE Several<W, Count> over_channels(const Parameters& of, Index place, Term term) {
+    auto leaf = [&](auto run) SGENET_INLINE {
+      Several<W, Count> sums{};
+      for (Index i = 0; i < of.repeats(); ++i) {
+        term(sums, place + (decltype(run)::value * of.repeats() + i) * P::kElements);
+      }
+      return sums;
+    };
+    return run_sums<W, Count, K>(leaf);
+  }
+
+  // Calls body(run, place) for each pack of the block.
+  template <class Body>
+  static SGENET_INLINE void for_packs(const Parameters& of, Index place, Body body) {
+    unrolled<K>([&](auto run) SGENET_INLINE {
+      for (Index i = 0; i < of.repeats(); ++i) body(run, place + (decltype(run)::value * of.repeats() + i) * P::kElements);
+    });
+  }
+};
+
+// ----------------------------------------------------------------------------------------------------------- forward
+
+template <class T, int W, int K, bool WithAffine>
+struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
+  using Base = ChannelsLast<T, W, K, WithAffine>;
+  using typename Base::Order;
+  using typename Base::P;
+  using typename Base::Parameters;
+  using typename Base::V;
+
+  // What one thread keeps for a sample; the first thread's area is the common one where a sample is split.
+  struct Area {
+    float* sums;                         // of each channel
+    float *total, *squares;              // of each group's t and t^2
+    float *chunk_total, *chunk_squares;  // the same of a chunk
+    float* semantic;                     // g, in pack order
+    float *left, *inverse;               // of each group
+    float* similarity;                   // t of each position and group
+
+    void carve(Carver& carver, Index channels, Index groups, Index positions) {
+      sums = carver.floats(channels);
+      total = carver.floats(groups);
+      squares = carver.floats(groups);
+      chunk_total = carver.floats(groups);
+      chunk_squares = carver.floats(groups);
+      semantic = carver.floats(channels);
+      left = carver.floats(groups);
+      inverse = carver.floats(groups);
+      similarity = carver.floats(groups * positions);
+    }
+  };
+
+  const EnhanceForward& call;
+  const Parameters& of;
+  Area* areas;
+  bool streams;
+
+  Index positions() const { return call.shape.positions; }
+
+  void sum_columns(const T* x, Range rows, Area& own) const {
+    clear(own.sums, of.channels);
+    in_chunks(rows, Direction::kUp, [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.sums); });
+  }
+
+  // g of the sample from the sums of `parts` areas.
+  void find_semantic(Index sample, Area& common, Index parts) const {
+    for (Index part = 1; part < parts; ++part) add_to(common.sums, areas[part].sums, of.channels);
+    for (Index place = 0; place < of.channels; ++place) {
+      const float mean = common.sums[place] / float(positions());
+      common.semantic[place] = WithAffine ? mean * of.factor[place] + of.shift[place] : mean;
+    }
+    Order::to_natural_order(common.semantic, call.semantic + sample * of.channels, of.channels);
+  }
+
+  // t of each row and group, and the sums of t and t^2.
+  void find_similarity(const T* x, Range rows, const Area& common, Area& own) const {
+    clear(own.total, of.groups);
+    clear(own.squares, of.groups);
+    in_chunks(rows, Direction::kDown, [&](Range chunk) {
+      clear(own.chunk_total, of.groups);
+      clear(own.chunk_squares, of.groups);
+      Index row = chunk.first;
+      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, row, common, own);
+      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, row, common, own);
+      add_to(own.total, own.chunk_total, of.groups);
+      add_to(own.squares, own.chunk_squares, of.groups);
+    });
+  }
+
+  template <int Count>
+  void similarity_of_rows(const T* x, Index row, const Area& common, const Area& own) const {
+    const Parameters its = of;
+    const float* semantic = common.semantic;
+    float *similarity = common.similarity + row * its.groups, *total = own.chunk_total, *squares = own.chunk_squares;
+    x += row * its.channels;
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      const auto t = Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
+        for (int r = 0; r < Count; ++r) {
+          const P in = P::read(x + r * its.channels + at);
+          for (int h = 0; h < P::kVectors; ++h) {
+            const V g = load<W>(semantic + at + h * W);
+            sums.v[r] += (Base::mapped(its, in.v[h], at + h * W) - g) * g;
+          }
+        }
+      });
+      V sum = load<W>(total + slot), square = load<W>(squares + slot);
+      for (int r = 0; r < Count; ++r) {
+        store<W>(similarity + r * its.groups + slot, t.v[r]);
+        sum += t.v[r];
+        square += t.v[r] * t.v[r];
+      }
+      store<W>(total + slot, sum);
+      store<W>(squares + slot, square);
+    }
+  }
+
+  void find_statistics(Index sample, Area& common, Index parts) const {
+    for (Index part = 1; part < parts; ++part) {
+      add_to(common.total, areas[part].total, of.groups);
+      add_to(common.squares, areas[part].squares, of.groups);
+    }
+    for (Index slot = 0; slot < of.groups; ++slot) {
+      const Statistics found = statistics_of(common.total[slot], common.squares[slot], positions());
+      common.left[slot] = found.left;
+      common.inverse[slot] = found.inverse(call.eps);
+      float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
+      record[0] = found.left;
+      record[1] = found.spread;
+    }
+  }
+
+  template <bool WithResidual, bool Streams>
+  void enhance_row(const T* x, const T* residual, T* y, const float* similarity, const Area& common, V floor) const {
+    const Parameters its = of;
+    const float *left = common.left, *inverse = common.inverse;
+    const V scale = all<W>(call.scale);
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      const V n = (load<W>(similarity + slot) - load<W>(left + slot)) * load<W>(inverse + slot);
+      const V gate = scale * sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+      Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
+        const V own_gate = spread<W, K, decltype(run)::value>(gate);
+        P out = P::read(x + at);
+        for (int h = 0; h < P::kVectors; ++h) out.v[h] = Base::mapped(its, out.v[h], at + h * W) * own_gate;
+        if constexpr (WithResidual) {
+          const P other = P::read(residual + at);
+          for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
+        }
+        for (int h = 0; h < P::kVectors; ++h) out.v[h] = at_least<W>(out.v[h], floor);
+        Streams ? out.stream(y + at) : out.write(y + at);
+      });
+    }
+  }
+
+  template <bool WithResidual, bool Streams>
+  void enhance(Index sample, Range rows, const Area& common) const {
+    const V floor = all<W>(call.relu ? 0.0f : -__builtin_inff());
+    const Index start = sample * positions() * of.channels;
+    const T* x = static_cast<const T*>(call.x) + start;
+    const T* residual = WithResidual ? static_cast<const T*>(call.residual) + start : x;
+    T* y = static_cast<T*>(call.y) + start;
+    in_chunks(rows, Direction::kUp, [&](Range chunk) {
+      for (Index row = chunk.first; row < chunk.last; ++row) {
+        const Index at = row * of.channels;
+        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, common.similarity + row * of.groups, common,
+                                           floor);
+      }
+    });
+  }
+
+  // One sample by a team, whose first thread does the sums that are too small to share.
+  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+    const T* x = static_cast<const T*>(call.x) + sample * positions() * of.channels;
+    const Range rows = team.share(positions());
+    sum_columns(x, rows, own);
+    team.barrier();
+    if (team.rank == 0) find_semantic(sample, common, team.size);
+    team.barrier();
+    find_similarity(x, rows, common, own);
+    team.barrier();
+    if (team.rank == 0) find_statistics(sample, common, team.size);
+    team.barrier();
+    if (call.residual != nullptr) {
+      enhance<true, false>(sample, rows, common);
+    } else if (streams) {
+      enhance<false, true>(sample, rows, common);
+    } else {
+      enhance<false, false>(sample, rows, common);
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------- backward
+
+template <class T, int W, int K, bool WithAffine>
+struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
+  using Base = ChannelsLast<T, W, K, WithAffine>;
+  using typename Base::Order;
+  using typename Base::P;
+  using typename Base::Parameters;
+  using typename Base::V;
+
+  // Rows that are taken together: by_slope and by_similarity are loaded and stored once for them.
+  static constexpr int kTogether = 4;
+
+  // The sums of one range of rows.
+  struct Sums {
+    float *slope, *product;          // of each group: u, u n
+    float *by_slope, *by_similarity;  // of each channel: u (x - g), n (x - g)
+
+    void carve(Carver& carver, Index channels, Index groups) {
+      slope = carver.floats(groups);
+      product = carver.floats(groups);
+      by_slope = carver.floats(channels);
+      by_similarity = carver.floats(channels);
+    }
+    void clear_all(Index channels, Index groups) const {
+      clear(slope, groups);
+      clear(product, groups);
+      clear(by_slope, channels);
+      clear(by_similarity, channels);
+    }
+    void add(const Sums& part, Index channels, Index groups) const {
+      add_to(slope, part.slope, groups);
+      add_to(product, part.product, groups);
+      add_to(by_slope, part.by_slope, channels);
+      add_to(by_similarity, part.by_similarity, channels);
+    }
+  };
+
+  struct Area {
+    Sums sums, chunk;
+    float *semantic, *left, *inverse;   // as in the forward pass
+    float *linear, *centre, *curved;    // of each group: dc = linear (u - centre) - curved n
+    float *through_mean;                // dg / m of each channel
+    float *normalised, *slope, *gate;   // n, u and a of each position and group
+
+    void carve(Carver& carver, Index channels, Index groups, Index positions) {
+      sums.carve(carver, channels, groups);
+      chunk.carve(carver, channels, groups);
+      semantic = carver.floats(channels);
+      left = carver.floats(groups);
+      inverse = carver.floats(groups);
+      linear = carver.floats(groups);
+      centre = carver.floats(groups);
+      curved = carver.floats(groups);
+      through_mean = carver.floats(channels);
+      normalised = carver.floats(groups * positions);
+      slope = carver.floats(groups * positions);
+      gate = carver.floats(groups * positions);
+    }
+  };
+
+  struct Maps {
+    const T *gradient, *x, *y;
+    T *dx, *dresidual;
+
+    Maps from(Index at) const {
+      return {gradient + at, x + at, y == nullptr ? y : y + at, dx + at, dresidual == nullptr ? dresidual : dresidual + at};
+    }
+  };
+
+  const EnhanceBackward& call;
+  const Parameters& of;
+  Area* areas;
+  float* parameter_gradients;  // (batch, groups, 2), in slot order
+
+  Index positions() const { return call.shape.positions; }
+
+  Maps maps_of(Index sample) const {
+    const Index start = sample * positions() * of.channels;
+    const auto at = [&](const void* p) { return p == nullptr ? nullptr : static_cast<const T*>(p) + start; };
+    const auto into = [&](void* p) { return p == nullptr ? nullptr : static_cast<T*>(p) + start; };
+    return {at(call.gradient), at(call.x), at(call.y), into(call.dx), into(call.dresidual)};
+  }
+
+  void prepare(Index sample, Area& common) const {
+    Order::to_pack_order(call.semantic + sample * of.channels, common.semantic, of.channels);
+    for (Index slot = 0; slot < of.groups; ++slot) {
+      const float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
+      common.left[slot] = record[0];
+      common.inverse[slot] = Statistics{record[0], record[1]}.inverse(call.eps);
+    }
+  }
+
+  // The gradient behind the ReLU: 0 where y was cut off.
+  template <bool Relu>
+  static SGENET_INLINE P upstream(const Maps& maps, Index at) {
+    P gradient = P::read(maps.gradient + at);
+    if constexpr (Relu) {
+      const P y = P::read(maps.y + at);
+      for (int h = 0; h < P::kVectors; ++h) gradient.v[h] = y.v[h] <= 0.0f ? V{} : gradient.v[h];
+    }
+    return gradient;
+  }
+
+  // A block of groups in `Count` rows: n, u and the gate.
+  template <int Count>
+  struct Found {
+    V normalised[Count], slope[Count], gate[Count];
+  };
+
+  // Fills in the rows from `row` on, `Together` of them, and writes the residual's gradient on the way.
+  template <bool Relu, int Together, int Count>
+  SGENET_INLINE void find(const Maps& maps, const Parameters& its, const Area& its_area, int row, Index slot,
+                          Index place, Found<Count>& found) const {
+    const auto sums = Base::template over_channels<2 * Together>(its, place, [&](auto& sum, Index at) SGENET_INLINE {
+      for (int r = 0; r < Together; ++r) {
+        const Index start = (row + r) * its.channels + at;
+        // Several rows at once are not an order that the processor foresees.
+        __builtin_prefetch(maps.x + start + Count * its.channels);
+        __builtin_prefetch(maps.gradient + start + Count * its.channels);
+        const P in = P::read(maps.x + start), gradient = upstream<Relu>(maps, start);
+        if (Relu && maps.dresidual != nullptr) gradient.write(maps.dresidual + start);
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V x = Base::mapped(its, in.v[h], at + h * W), g = load<W>(its_area.semantic + at + h * W);
+          sum.v[2 * r] += (x - g) * g;
+          sum.v[2 * r + 1] += gradient.v[h] * x;
+        }
+      }
+    });
+    for (int r = 0; r < Together; ++r) {
+      const V n = (sums.v[2 * r] - load<W>(its_area.left + slot)) * load<W>(its_area.inverse + slot);
+      const V rate = sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+      found.normalised[row + r] = n;
+      found.gate[row + r] = call.scale * rate;
+      found.slope[row + r] = sums.v[2 * r + 1] * (found.gate[row + r] * (1.0f - rate));
+    }
+  }
+
+  // Everything that is summed over `Count` rows.
+  template <bool Relu, int Count>
+  void sum_rows(Maps maps, Index row, const Area& common, const Sums& into) const {
+    constexpr int kFound = Count < kSideBySide / 2 ? Count : kSideBySide / 2;
+    const Parameters its = of;
+    const Area area = common;
+    const Sums sums = into;
+    maps = maps.from(row * its.channels);
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      Found<Count> found;
+      for (int r = 0; r < Count; r += kFound) find<Relu, kFound>(maps, its, area, r, slot, place, found);
+      V slopes = load<W>(sums.slope + slot), products = load<W>(sums.product + slot);
+      for (int r = 0; r < Count; ++r) {
+        const Index at = (row + r) * its.groups + slot;
+        store<W>(area.normalised + at, found.normalised[r]);
+        store<W>(area.slope + at, found.slope[r]);
+        store<W>(area.gate + at, found.gate[r]);
+        slopes += found.slope[r];
+        products += found.slope[r] * found.normalised[r];
+      }
+      store<W>(sums.slope + slot, slopes);
+      store<W>(sums.product + slot, products);
+      add_by_channel<Count>(maps.x, its, place, area.semantic, found, sums);
+    }
+  }
+
+  template <int Count>
+  static SGENET_INLINE void add_by_channel(const T* x, const Parameters& its, Index place, const float* semantic,
+                                           const Found<Count>& found, const Sums& sums) {
+    Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
+      V by_slope[P::kVectors], by_similarity[P::kVectors];
+      for (int h = 0; h < P::kVectors; ++h) {
+        by_slope[h] = load<W>(sums.by_slope + at + h * W);
+        by_similarity[h] = load<W>(sums.by_similarity + at + h * W);
+      }
+      for (int r = 0; r < Count; ++r) {
+        const P row = P::read(x + r * its.channels + at);
+        const V u = spread_of(run, found.slope[r]), n = spread_of(run, found.normalised[r]);
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V centred = Base::mapped(its, row.v[h], at + h * W) - load<W>(semantic + at + h * W);
+          by_slope[h] += u * centred;
+          by_similarity[h] += n * centred;
+        }
+      }
+      for (int h = 0; h < P::kVectors; ++h) {
+        store<W>(sums.by_slope + at + h * W, by_slope[h]);
+        store<W>(sums.by_similarity + at + h * W, by_similarity[h]);
+      }
+    });
+  }
+
+  template <bool Relu>
+  void sum_all(const Maps& maps, Range rows, const Area& common, Area& own) const {
+    own.sums.clear_all(of.channels, of.groups);
+    in_chunks(rows, Direction::kUp, [&](Range chunk) {
+      own.chunk.clear_all(of.channels, of.groups);
+      Index row = chunk.first;
+      for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, common, own.chunk);
+      for (; row < chunk.last; ++row) sum_rows<Relu, 1>(maps, row, common, own.chunk);
+      own.sums.add(own.chunk, of.channels, of.groups);
+    });
+  }
+
+  // What dx needs of the sums, and the sample's part of the gradients of weight and bias.
+  void find_coefficients(Index sample, Area& common, Index parts) const {
+    for (Index part = 1; part < parts; ++part) common.sums.add(areas[part].sums, of.channels, of.groups);
+    const float m = float(positions());
+    for (Index slot = 0; slot < of.groups; ++slot) {
+      const float dbeta = common.sums.slope[slot], dgamma = common.sums.product[slot];
+      float* record = parameter_gradients + (sample * of.groups + slot) * 2;
+      record[0] = dgamma;
+      record[1] = dbeta;
+      const float spread = call.statistics[(sample * of.groups + Base::group_of(slot)) * 2 + 1];
+      common.linear[slot] = of.weight[slot] / (spread + call.eps);
+      common.centre[slot] = dbeta / m;
+      common.curved[slot] = of.weight[slot] * dgamma * Statistics{0, spread}.curvature(positions());
+    }
+    for (Index slot = 0, place = 0; slot < of.groups; slot += W, place += of.block_channels()) {
+      const V linear = load<W>(common.linear + slot), curved = load<W>(common.curved + slot);
+      Base::for_packs(of, place, [&](auto run, Index at) SGENET_INLINE {
+        const V own_linear = spread_of(run, linear), own_curved = spread_of(run, curved);
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V sum = own_linear * load<W>(common.sums.by_slope + at + h * W) -
+                        own_curved * load<W>(common.sums.by_similarity + at + h * W);
+          store<W>(common.through_mean + at + h * W, sum / m);
+        }
+      });
+    }
+  }
+
+  template <class Run>
+  static SGENET_INLINE V spread_of(Run, V packed) {
+    return spread<W, K, Run::value>(packed);
+  }
+
+  // dx = a dy + dc g + dg / m
+  template <bool Relu>
+  void write_row(Maps maps, Index row, const Area& common) const {
+    const Parameters its = of;
+    const Area area = common;
+    maps = maps.from(row * its.channels);
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      const Index found = row * its.groups + slot;
+      const V gate = load<W>(area.gate + found);
+      const V similarity = load<W>(area.linear + slot) * (load<W>(area.slope + found) - load<W>(area.centre + slot)) -
+                           load<W>(area.curved + slot) * load<W>(area.normalised + found);
+      Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
+        const V own_gate = spread_of(run, gate), own_similarity = spread_of(run, similarity);
+        P out = upstream<Relu>(maps, at);
+        for (int h = 0; h < P::kVectors; ++h) {
+          out.v[h] = out.v[h] * own_gate + (own_similarity * load<W>(area.semantic + at + h * W) +
+                                            load<W>(area.through_mean + at + h * W));
+        }
+        out.write(maps.dx + at);
+      });
+    }
+  }
+
+  template <bool Relu>
+  void write_all(const Maps& maps, Range rows, const Area& common) const {
+    in_chunks(rows, Direction::kDown, [&](Range chunk) {
+      for (Index row = chunk.first; row < chunk.last; ++row) write_row<Relu>(maps, row, common);
+    });
+  }
+
+  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+    Maps maps = maps_of(sample);
+    const Range rows = team.share(positions());
+    if (team.rank == 0) prepare(sample, common);
+    team.barrier();
+    maps.y != nullptr ? sum_all<true>(maps, rows, common, own) : sum_all<false>(maps, rows, common, own);
+    team.barrier();
+    if (team.rank == 0) find_coefficients(sample, common, team.size);
+    team.barrier();
+    if (maps.dresidual != nullptr) {  // it is the gradient behind the ReLU
+      maps.gradient = maps.dresidual;
+      maps.y = nullptr;
+    }
+    maps.y != nullptr ? write_all<true>(maps, rows, common) : write_all<false>(maps, rows, common);
+    team.barrier();  // the next sample's `prepare` overwrites what others still read
+  }
+
+  void sum_parameter_gradients() const {
+    for (Index sample = 0; sample < call.shape.batch; ++sample) {
+      for (Index slot = 0; slot < of.groups; ++slot) {
+        const float* record = parameter_gradients + (sample * of.groups + slot) * 2;
+        call.dweight[Base::group_of(slot)] += record[0];
+        call.dbias[Base::group_of(slot)] += record[1];
+      }
+    }
+  }
+};
+
+// ------------------------------------------------------------------------------------------------------- who does what
+
+// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample.
+template <class Pass, class Area>
+void run_samples(const Pass& pass, Team team, Index batch, Area* areas) {
+  const Index alone = batch / team.size * team.size;
+  const Range mine = team.share(alone);
+  for (Index sample = mine.first; sample < mine.last; ++sample) {
+    pass.run_sample(sample, Team{0, 1}, areas[team.rank], areas[team.rank]);
+  }
+  team.barrier();
+  for (Index sample = alone; sample < batch; ++sample) pass.run_sample(sample, team, areas[0], areas[team.rank]);
+}
+
+}  // namespace SGENET_ISA
+}  // namespace sgenet

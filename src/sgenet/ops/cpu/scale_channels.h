@@ -1,0 +1,173 @@
+// A gate a sample and channel (squeeze-and-excitation), with what stands around it in a block:
+// y = relu(map(x) gate + residual). One read and one write; the backward pass reads each tensor once too.
+#pragma once
+
+#include "abi.h"
+#include "channels_first.h"
+#include "channels_last.h"
+
+namespace sgenet {
+namespace SGENET_ISA {
+
+template <class T, int W, bool WithAffine, bool WithResidual>
+struct ScaleForwardPass {
+  using P = Pack<T, W>;
+  using V = Vector<W>;
+  using Map = typename ChannelsFirst<T, W, WithAffine>::Map;
+
+  const ScaleForward& call;
+
+  const T* x(Index at) const { return static_cast<const T*>(call.x) + at; }
+  const T* residual(Index at) const { return static_cast<const T*>(call.residual) + at; }
+  T* y(Index at) const { return static_cast<T*>(call.y) + at; }
+  V floor() const { return all<W>(call.relu ? 0.0f : -__builtin_inff()); }
+
+  SGENET_INLINE P finished(P out, Index at, V least_value) const {
+    if constexpr (WithResidual) {
+      const P other = P::read(residual(at));
+      for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
+    }
+    for (int h = 0; h < P::kVectors; ++h) out.v[h] = at_least<W>(out.v[h], least_value);
+    return out;
+  }
+
+  // Rows of positions, of all samples in a line; `gate`, `factor` and `shift` hold room for a value a channel.
+  void run_channels_last(Range rows, float* gate, float* factor, float* shift) const {
+    const Index channels = call.shape.channels, positions = call.shape.positions;
+    const V least_value = floor();
+    if (WithAffine) {
+      Rows<T, W>::to_pack_order(call.affine.factor, factor, channels);
+      Rows<T, W>::to_pack_order(call.affine.shift, shift, channels);
+    }
+    for (Index row = rows.first; row < rows.last; ++row) {
+      if (row == rows.first || row % positions == 0) {
+        Rows<T, W>::to_pack_order(call.gate + row / positions * channels, gate, channels);
+      }
+      for (Index c = 0; c < channels; c += P::kElements) {
+        P out = P::read(x(row * channels + c));
+        for (int h = 0; h < P::kVectors; ++h) {
+          const Index place = c + h * W;
+          if (WithAffine) out.v[h] = out.v[h] * load<W>(factor + place) + load<W>(shift + place);
+          out.v[h] *= load<W>(gate + place);
+        }
+        finished(out, row * channels + c, least_value).write(y(row * channels + c));
+      }
+    }
+  }
+
+  // Rows of channels.
+  void run_channels_first(const Row<T, W>& row, Range tasks) const {
+    for (Index task = tasks.first; task < tasks.last; ++task) {
+      const Map map(call.affine, task % call.shape.channels);
+      const V gate = all<W>(call.gate[task]), least_value = floor();
+      const auto pack_at = [&](Index at) SGENET_INLINE {
+        P out = P::read(x(at));
+        for (int h = 0; h < P::kVectors; ++h) out.v[h] = map(out.v[h]) * gate;
+        return finished(out, at, least_value);
+      };
+      const Index start = task * row.positions, last_at = start + row.start(row.packs - 1);
+      const P last = pack_at(last_at);  // read before a neighbour overwrites it, see ChannelsFirstForward
+      for (Index pack = 0; pack + 1 < row.packs; ++pack) {
+        pack_at(start + pack * P::kElements).write(y(start + pack * P::kElements));
+      }
+      last.write(y(last_at));
+    }
+  }
+};
+
+template <class T, int W, bool WithAffine>
+struct ScaleBackwardPass {
+  using P = Pack<T, W>;
+  using V = Vector<W>;
+  using Map = typename ChannelsFirst<T, W, WithAffine>::Map;
+
+  static constexpr int kTogether = 4;  // rows for which a channel's sum is loaded and stored once
+
+  struct Area {
+    float *sums, *chunk_sums, *gate;
+
+    void carve(Carver& carver, Index channels) {
+      sums = carver.floats(channels);
+      chunk_sums = carver.floats(channels);
+      gate = carver.floats(channels);
+    }
+  };
+
+  const ScaleBackward& call;
+  Area* areas;
+  const float *factor, *shift;  // in pack order, for NHWC
+
+  // The gradient behind the ReLU, written as the residual's where that is asked for.
+  SGENET_INLINE P upstream(Index at) const {
+    P gradient = P::read(static_cast<const T*>(call.gradient) + at);
+    if (call.y != nullptr) {
+      const P y = P::read(static_cast<const T*>(call.y) + at);
+      for (int h = 0; h < P::kVectors; ++h) gradient.v[h] = y.v[h] <= 0.0f ? V{} : gradient.v[h];
+    }
+    if (call.dresidual != nullptr) gradient.write(static_cast<T*>(call.dresidual) + at);
+    return gradient;
+  }
+
+  template <int Count>
+  void take_rows(Index row, const float* gate, float* sums) const {
+    const Index channels = call.shape.channels;
+    for (Index c = 0; c < channels; c += P::kElements) {
+      P sum;
+      for (int h = 0; h < P::kVectors; ++h) sum.v[h] = load<W>(sums + c + h * W);
+      for (int r = 0; r < Count; ++r) {
+        const Index at = (row + r) * channels + c;
+        P gradient = upstream(at);
+        const P in = P::read(static_cast<const T*>(call.x) + at);
+        for (int h = 0; h < P::kVectors; ++h) {
+          const Index place = c + h * W;
+          const V x = WithAffine ? in.v[h] * load<W>(factor + place) + load<W>(shift + place) : in.v[h];
+          sum.v[h] += gradient.v[h] * x;
+          gradient.v[h] *= load<W>(gate + place);
+        }
+        gradient.write(static_cast<T*>(call.dx) + at);
+      }
+      for (int h = 0; h < P::kVectors; ++h) store<W>(sums + c + h * W, sum.v[h]);
+    }
+  }
+
+  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+    const Index channels = call.shape.channels, start = sample * call.shape.positions;
+    Rows<T, W>::to_pack_order(call.gate + sample * channels, own.gate, channels);
+    clear(own.sums, channels);
+    in_chunks(team.share(call.shape.positions), Direction::kUp, [&](Range chunk) {
+      clear(own.chunk_sums, channels);
+      Index row = chunk.first;
+      for (; row + kTogether <= chunk.last; row += kTogether) take_rows<kTogether>(start + row, own.gate, own.chunk_sums);
+      for (; row < chunk.last; ++row) take_rows<1>(start + row, own.gate, own.chunk_sums);
+      add_to(own.sums, own.chunk_sums, channels);
+    });
+    team.barrier();
+    if (team.rank == 0) {
+      for (Index part = 1; part < team.size; ++part) add_to(common.sums, areas[part].sums, channels);
+      Rows<T, W>::to_natural_order(common.sums, call.dgate + sample * channels, channels);
+    }
+    team.barrier();
+  }
+
+  void run_channels_first(const Row<T, W>& row, Range tasks) const {
+    for (Index task = tasks.first; task < tasks.last; ++task) {
+      const Map map(call.affine, task % call.shape.channels);
+      const V gate = all<W>(call.gate[task]);
+      V sum{};
+      for (Index pack = 0; pack < row.packs; ++pack) {
+        const Index at = task * row.positions + row.start(pack);
+        P gradient = upstream(at);
+        const P in = P::read(static_cast<const T*>(call.x) + at);
+        for (int h = 0; h < P::kVectors; ++h) {
+          sum += row.counted(pack, h, gradient.v[h] * map(in.v[h]));
+          gradient.v[h] *= gate;
+        }
+        gradient.write(static_cast<T*>(call.dx) + at);
+      }
+      call.dgate[task] = sum_of_lanes<W>(sum);
+    }
+  }
+};
+
+}  // namespace SGENET_ISA
+}  // namespace sgenet

@@ -1,0 +1,357 @@
+"""Spatial Group-wise Enhance and the scaling of channels in plain torch.
+
+What every other backend is measured against, what runs where there is none, and what compilers and exporters see.
+`forward` and `scale_channels` can be differentiated by torch as often as one likes; `backward` and
+`scale_channels_backward` are the same gradients in closed form, with fewer passes over memory. The formulas of both
+stand at the head of `triton_kernels`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Affine", "backward", "forward", "gate", "moments", "scale_channels", "scale_channels_backward"]
+
+Affine = tuple[Tensor, Tensor]
+"""A factor and a summand for each channel, C values of float32 each."""
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: Affine | None = None,
+    out: Tensor | None = None,
+    *,
+    normalize: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Spatial Group-wise Enhance of `x`, plus `residual`, through a ReLU.
+
+    Args:
+        x: (B, C, *spatial), any floating dtype and memory format.
+        weight: γ, `groups` values.
+        bias: β, `groups` values.
+        groups: G, a divisor of C.
+        eps: ε, added to the standard deviation.
+        scale: A constant factor on the gate.
+        residual: None, or a tensor of the shape and dtype of `x`.
+        relu: Whether negative results become 0.
+        affine: None, or what is enhanced is x * factor + summand.
+        out: Where to write the result; `x` and `residual` themselves are allowed.
+        normalize: Whether the similarities are normalised over the positions.
+
+    Returns:
+        y in the shape, dtype and memory format of `x`; and for `backward` the mean vectors g, (B, C), and `left` and s
+        of each group, (B, G, 2), both in float64 for float64 input and in float32 otherwise.
+    """
+    view = _GroupedView.of(x, groups, affine)
+    masks = _masks(view, weight, bias, eps, scale, normalize)
+    target = None if out is None else _split(out, view.group_axis, groups)
+    if residual is None:
+        enhanced = torch.mul(view.values, masks.gate, out=target)
+    else:
+        enhanced = torch.addcmul(view.alike(residual), view.values, masks.gate, out=target)
+    y = view.restored(enhanced, x.dtype) if out is None else out
+    statistics = torch.stack([view.by_sample(masks.left), view.by_sample(masks.deviation)], -1)
+    return _rectified(y, relu, out), view.by_sample(masks.semantic), statistics
+
+
+def gate(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float, *, normalize: bool = True
+) -> Tensor:
+    """The gate of `forward`.
+
+    Args:
+        x: As `forward`.
+        weight: As `forward`.
+        bias: As `forward`.
+        groups: As `forward`.
+        eps: As `forward`.
+        scale: As `forward`.
+        normalize: As `forward`.
+
+    Returns:
+        (B, G, *spatial) in float64 for float64 input and in float32 otherwise.
+    """
+    view = _GroupedView.of(x, groups)
+    masks = _masks(view, weight, bias, eps, scale, normalize)
+    return masks.gate.squeeze(view.group_axis + 1).movedim(view.group_axis, 1)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    semantic: Tensor,
+    statistics: Tensor,
+    groups: int,
+    eps: float,
+    scale: float,
+    has_residual: bool,
+    relu: bool,
+    affine: Affine | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradients of `forward`.
+
+    Args:
+        grad: The gradient of y, of the shape and dtype of `x`.
+        x: As given to `forward`.
+        y: What `forward` returned; needed only where `relu` is true.
+        weight: As given to `forward`.
+        bias: As given to `forward`.
+        semantic: What `forward` returned.
+        statistics: What `forward` returned.
+        groups: As given to `forward`.
+        eps: As given to `forward`.
+        scale: As given to `forward`.
+        has_residual: Whether there was one.
+        relu: As given to `forward`.
+        affine: As given to `forward`.
+
+    Returns:
+        The gradients of x (with `affine`, of x * factor + summand); of weight and of bias, `groups` values each in the
+        dtypes of the parameters; and of the residual: None without one, and `grad` itself where nothing lies between.
+    """
+    upstream = grad if not relu or y is None else grad.masked_fill(y <= 0, 0)
+    view = _GroupedView.of(x, groups, affine)
+    up, g = view.alike(upstream), view.spread_channels(semantic)
+    left, deviation = (view.spread_groups(values) for values in statistics.unbind(2))
+    gamma, count = view.per_group(weight), max(view.size, 1)
+
+    inverse = 1 / (deviation + eps)
+    normalised = (view.similarity(g) - left) * inverse
+    sigmoid = torch.sigmoid(gamma * normalised + view.per_group(bias))
+    slope = view.over_channels(up * view.values) * sigmoid * (1 - sigmoid) * scale
+    dgamma, dbeta = view.over_positions(slope * normalised), view.over_positions(slope)
+
+    # The root's slope is infinite at 0; it is taken as 0 there, for the gradient to be finite.
+    steepness = torch.where(deviation > 0, dgamma / (deviation * max(count - 1, 1)), 0)
+    similarity = gamma * (inverse * (slope - dbeta / count) - steepness * normalised)
+    through_mean = view.over_positions(similarity * view.values) / count
+    dx = view.restored(up * (sigmoid * scale) + (similarity * g + through_mean), x.dtype)
+    dweight, dbias = view.by_sample(dgamma).sum(0).to(weight.dtype), view.by_sample(dbeta).sum(0).to(bias.dtype)
+    return dx, dweight, dbias, upstream if has_residual else None
+
+
+def scale_channels(
+    x: Tensor,
+    gate: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: Affine | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`x` times a factor for each channel of each sample, plus `residual`, through a ReLU.
+
+    Args:
+        x: (B, C, *spatial), any floating dtype and memory format.
+        gate: (B, C), any floating dtype.
+        residual: None, or a tensor of the shape and dtype of `x`.
+        relu: Whether negative results become 0.
+        affine: None, or what is multiplied is x * factor + summand.
+        out: Where to write the result; `x` and `residual` themselves are allowed.
+
+    Returns:
+        y in the shape, dtype and memory format of `x`.
+    """
+    values = _affine_map(x, affine)
+    factor = _per_channel(gate.to(values.dtype), x)
+    if residual is None:
+        y = torch.mul(values, factor, out=out)
+    else:
+        y = torch.addcmul(residual.to(values.dtype), values, factor, out=out)
+    return _rectified(y.to(x.dtype), relu, out)
+
+
+def scale_channels_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    gate: Tensor,
+    has_residual: bool,
+    relu: bool,
+    affine: Affine | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of `scale_channels`.
+
+    Args:
+        grad: The gradient of y, of the shape and dtype of `x`.
+        x: As given to `scale_channels`.
+        y: What it returned; needed only where `relu` is true.
+        gate: As given to `scale_channels`.
+        has_residual: Whether there was one.
+        relu: As given to `scale_channels`.
+        affine: As given to `scale_channels`.
+
+    Returns:
+        The gradients of x (with `affine`, of x * factor + summand); of the gate, (B, C), in float64 for float64 input
+        and in float32 otherwise; and of the residual: None without one, and `grad` itself where nothing lies between.
+    """
+    upstream = grad if not relu or y is None else grad.masked_fill(y <= 0, 0)
+    values = _affine_map(x, affine)
+    wide = upstream.to(values.dtype)
+    dgate = (wide * values).sum(list(range(2, x.dim())), dtype=_wide(x.dtype))
+    dx = (wide * _per_channel(gate.to(values.dtype), x)).to(x.dtype)
+    return dx, dgate, upstream if has_residual else None
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, over samples and positions, for a batch norm.
+
+    Args:
+        x: (B, C, *spatial).
+
+    Returns:
+        The mean and the biased variance, C values each, in float64 for float64 input and in float32 otherwise.
+    """
+    variance, mean = torch.var_mean(x.to(_wide(x.dtype)), [0, *range(2, x.dim())], correction=0)
+    return mean, variance
+
+
+class _GroupedView(NamedTuple):
+    """The input with its channels split: (B, G, d, *spatial), or (B, *spatial, G, d) where channels are innermost.
+
+    Kernels read memory in the order of the axes they are given, and a reduction returns its result in that order too:
+    with the axes in another order than the memory, each following step would mix two layouts, at half the speed.
+    """
+
+    values: Tensor
+    group_axis: int  # the channels of a group are the axis behind it
+
+    @classmethod
+    def of(cls, x: Tensor, groups: int, affine: Affine | None = None) -> _GroupedView:
+        axis = x.dim() - 1 if _channels_innermost(x) else 1
+        return cls(_split(_affine_map(x.to(_wide(x.dtype)), affine), axis, groups), axis)
+
+    @property
+    def positions(self) -> list[int]:
+        """The spatial axes."""
+        return [axis for axis in range(1, self.values.dim()) if axis not in (self.group_axis, self.group_axis + 1)]
+
+    @property
+    def size(self) -> int:
+        """m, the number of positions."""
+        count = 1
+        for axis in self.positions:
+            count = count * self.values.shape[axis]
+        return count
+
+    def alike(self, x: Tensor) -> Tensor:
+        """Another map of the same shape, split in the same way."""
+        return _split(x.to(self.values.dtype), self.group_axis, self.values.shape[self.group_axis])
+
+    def restored(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """A result that is split like the view, as a map with the input's axes."""
+        return values.to(dtype).flatten(self.group_axis, self.group_axis + 1).movedim(self.group_axis, 1)
+
+    def over_channels(self, values: Tensor) -> Tensor:
+        """The sum over the channels of each group."""
+        return values.sum(self.group_axis + 1, keepdim=True)
+
+    def over_positions(self, values: Tensor) -> Tensor:
+        """The sum over the positions."""
+        return values.sum(self.positions, keepdim=True)
+
+    def similarity(self, semantic: Tensor) -> Tensor:
+        """G . (x_i - g); the mean over the positions of g . x_i is g . g."""
+        return self.over_channels(self.values * semantic) - self.over_channels(semantic.square())
+
+    def per_group(self, parameter: Tensor) -> Tensor:
+        """One value a group, shaped to broadcast against `values`."""
+        shape = [1] * self.values.dim()
+        shape[self.group_axis] = -1
+        return parameter.to(self.values.dtype).reshape(shape)
+
+    def by_sample(self, values: Tensor) -> Tensor:
+        """(B, ...) without axes, of what was summed over the positions."""
+        columns = self.values.shape[self.group_axis] * values.shape[self.group_axis + 1]
+        return values.reshape(values.shape[0], columns)
+
+    def spread_groups(self, values: Tensor) -> Tensor:
+        """(B, G), shaped to broadcast against `values`."""
+        shape = [1] * self.values.dim()
+        shape[0], shape[self.group_axis] = values.shape
+        return values.reshape(shape)
+
+    def spread_channels(self, values: Tensor) -> Tensor:
+        """(B, C), shaped to broadcast against `values`."""
+        shape = [1] * self.values.dim()
+        for axis in (0, self.group_axis, self.group_axis + 1):
+            shape[axis] = self.values.shape[axis]
+        return values.reshape(shape)
+
+
+class _Masks(NamedTuple):
+    """The gate, and what it was made of, shaped to broadcast against the view's values."""
+
+    gate: Tensor
+    semantic: Tensor
+    left: Tensor
+    deviation: Tensor
+
+
+def _masks(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: float, normalize: bool) -> _Masks:
+    semantic = view.values.mean(view.positions, keepdim=True)
+    if normalize:
+        similarity = view.similarity(semantic)
+        # What rounding left of the mean: divided by a small deviation, it would be blown up to ±1 on a constant map.
+        left = similarity.mean(view.positions, keepdim=True)
+        similarity = similarity - left
+        deviation = _unbiased_deviation(similarity, view)
+        similarity = similarity / (deviation + eps)
+    else:
+        similarity = view.over_channels(view.values * semantic)
+        left = deviation = view.over_channels(torch.zeros_like(semantic))
+    factor = torch.sigmoid(view.per_group(weight) * similarity + view.per_group(bias)) * scale
+    return _Masks(factor, semantic, left, deviation)
+
+
+def _unbiased_deviation(centred: Tensor, view: _GroupedView) -> Tensor:
+    """Standard deviation of values whose mean is 0; 0, with gradient 0, where there is no spread."""
+    # sym_max keeps a symbolic size symbolic, so that an exported program takes 1x1 maps too.
+    freedom = torch.sym_max(view.size - 1, 1)
+    variance = view.over_positions(centred.square()).div(freedom)  # type: ignore[arg-type]
+    spread = variance > 0
+    # The root's slope at 0 is infinite, and infinity times the zero behind it would make the gradient NaN.
+    return variance.where(spread, variance.new_ones(())).sqrt().where(spread, variance.new_zeros(()))
+
+
+def _channels_innermost(x: Tensor) -> bool:
+    # A compiler arranges memory by itself, and a question about strides would tie an exported program to one size.
+    return not torch.compiler.is_compiling() and x.stride(1) == 1 and x.stride(-1) == x.shape[1]
+
+
+def _split(x: Tensor, axis: int, groups: int) -> Tensor:
+    split: Tensor = x.movedim(1, axis).unflatten(axis, (groups, -1))  # type: ignore[no-untyped-call]
+    return split
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _rectified(y: Tensor, relu: bool, out: Tensor | None) -> Tensor:
+    if not relu:
+        return y
+    return y.relu() if out is None else y.relu_()
+
+
+def _affine_map(x: Tensor, affine: Affine | None) -> Tensor:
+    if affine is None:
+        return x
+    factor, summand = (_per_channel(values.unsqueeze(0), x) for values in affine)
+    return torch.addcmul(summand, x.to(_wide(x.dtype)), factor)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(*values.shape, *[1] * (x.dim() - 2))

@@ -1,0 +1,188 @@
+"""Making functions of tensors operators of torch, with gradients, autocast and shapes for compilers.
+
+Every operator that has gradients comes as three: NAME, which users call, and what a compiled training step consists of:
+NAME_forward, which also returns what the backward pass needs, and NAME_backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgenet.errors import ConfigError
+from sgenet.ops.backends import backend_for, backend_module
+
+__all__ = [
+    "differentiable",
+    "kept_format",
+    "kernels_for",
+    "operator",
+    "or_empty",
+    "promoted",
+    "through_relu",
+    "traced_plainly",
+]
+
+_library = torch.library.Library("sgenet", "DEF")  # type: ignore[no-untyped-call]  # lives as its operators do
+_AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
+
+
+def operator(
+    name: str,
+    schema: str,
+    compute: Callable[..., Any],
+    shapes: Callable[..., Any],
+    *,
+    gradient: type[torch.autograd.Function] | None = None,
+    overwrites: bool = False,
+    residual_at: int | None = None,
+) -> None:
+    """Register `sgenet::name`.
+
+    Args:
+        name: Of the operator.
+        schema: Its arguments and results, as torch writes them.
+        compute: What it does, on every device.
+        shapes: The same for tensors without contents.
+        gradient: What it does where a gradient is wanted; it has the arguments of `compute`.
+        overwrites: Whether it writes to its first argument; such an operator refuses tensors that want gradients.
+        residual_at: Position of the residual among the arguments; it gives the operator its autocast rule.
+    """
+    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    _library.impl(name, compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"sgenet::{name}", shapes, lib=_library)
+    if gradient is not None:
+        _library.impl(name, _with_gradient(name, gradient), "Autograd")  # type: ignore[no-untyped-call]
+    if overwrites:
+        _library.impl(name, _without_gradient(name), "Autograd")  # type: ignore[no-untyped-call]
+    if residual_at is not None:
+        for key in _AUTOCAST_KEYS:
+            _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
+
+
+def kernels_for(x: Tensor) -> Any:  # noqa: ANN401  # a module
+    """The module of the backend that computes an input."""
+    return backend_module(backend_for(x.device.type, x.dtype, x.dim()))
+
+
+def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
+    """Whether something is at work that must see plain torch in an operator's place.
+
+    A compiler, where no kernel beats what it makes of plain torch. Exporters: what they write needs no sgenet where it
+    is loaded, and what converts it further knows no operator of ours. And the transforms of `torch.func`.
+
+    Args:
+        x: The input.
+        compilers_fuse: Whether the operator is such that a compiler fuses it with its neighbours, better than kernels.
+
+    Returns:
+        Whether to compute by `reference`, without the operator.
+    """
+    if torch.compiler.is_compiling():
+        by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
+        return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.onnx.is_in_onnx_export()
+    )
+
+
+def kept_format(x: Tensor, y: Tensor) -> Tensor:
+    """`y` in the memory format of `x`, where a backend knows only the two usual ones."""
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return y
+    kept = torch.empty_like(x)
+    return y if y.stride() == kept.stride() else kept.copy_(y)
+
+
+def promoted(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both in the wider of their dtypes, as `torch.add` does it under autocast."""
+    if residual is None or residual.dtype == x.dtype:
+        return x, residual
+    wide = torch.promote_types(x.dtype, residual.dtype)
+    return x.to(wide), residual.to(wide)
+
+
+def or_empty(gradient: Tensor | None, x: Tensor) -> Tensor:
+    """A gradient that there may be none of: an operator returns tensors."""
+    return x.new_empty(0) if gradient is None else gradient
+
+
+def through_relu(grad: Tensor, y: Tensor | None) -> Tensor:
+    """The gradient in front of a ReLU that returned `y`; `grad` itself where there is no ReLU and no `y`."""
+    return grad if y is None else grad.masked_fill(y <= 0, 0)
+
+
+def differentiable(y: Tensor, inputs: Sequence[Tensor | None], grad: Tensor) -> list[Tensor | None]:
+    """Gradients that have gradients themselves.
+
+    Args:
+        y: What plain torch computed from `inputs`.
+        inputs: Tensors, or None.
+        grad: The gradient of `y`.
+
+    Returns:
+        The gradient of each input; None for those that want none.
+    """
+    wanted = [t for t in inputs if t is not None and t.requires_grad]
+    grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
+    return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def _overload(name: str) -> Callable[..., Any]:
+    overload: Callable[..., Any] = getattr(torch.ops.sgenet, name).default
+    return overload
+
+
+def _wants_gradient(args: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+
+
+def _with_gradient(name: str, gradient: type[torch.autograd.Function]) -> Callable[..., Any]:
+    compute = _overload(name)
+
+    def differentiate(*args: Any) -> Any:  # noqa: ANN401  # the operator's arguments
+        if _wants_gradient(args):
+            return gradient.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return compute(*args)
+
+    return differentiate
+
+
+def _without_gradient(name: str) -> Callable[..., Any]:
+    compute = _overload(name)
+
+    def overwrite(*args: Any) -> None:  # noqa: ANN401
+        if _wants_gradient(args):
+            raise ConfigError(
+                f"sgenet::{name} overwrites its input and leaves nothing for a gradient; call it inside "
+                f"torch.no_grad(), or take sgenet::{name.removesuffix('_')}"
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            compute(*args)
+        torch.autograd.graph.increment_version(args[0])
+
+    return overwrite
+
+
+def _with_autocast(name: str, key: str, residual_at: int) -> Callable[..., Any]:
+    """The operator's rule under autocast: a map keeps its dtype, and a sum has the wider one.
+
+    Sums over positions are in float32 whatever the map is, and parameters may have any dtype: nothing need be cast.
+    """
+    compute = _overload(name)
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def promote(*args: Any) -> Any:  # noqa: ANN401
+        if len(args) > residual_at:
+            x, residual = promoted(args[0], args[residual_at])
+            args = (x, *args[1:residual_at], residual, *args[residual_at + 1 :])
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            return compute(*args)
+
+    return promote

@@ -1,0 +1,204 @@
+"""The end of a Squeeze-and-Excitation block in one pass: scale each channel, add the shortcut, apply the ReLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgenet.errors import ConfigError
+from sgenet.ops import reference
+from sgenet.ops.checks import check_residual
+from sgenet.ops.registration import (
+    differentiable,
+    kept_format,
+    kernels_for,
+    operator,
+    or_empty,
+    promoted,
+    through_relu,
+    traced_plainly,
+)
+
+__all__ = ["scale_channels", "scale_channels_"]
+
+
+def scale_channels(x: Tensor, gate: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Multiply each channel of each sample with its own factor, and what a residual block does next.
+
+    This is the operator `torch.ops.sgenet.scale_channels`; `sgenet.ops.backends` says what computes it where.
+
+    Args:
+        x: Input of shape (B, C, *spatial), any memory format, any floating dtype.
+        gate: (B, C), any floating dtype.
+        residual: What is added to the result, of the shape and dtype of `x`.
+        relu: Whether negative results become 0, after the sum.
+
+    Returns:
+        A tensor of the shape, dtype and memory format of `x`.
+
+    Raises:
+        ConfigError: If `gate` is not (B, C), or `residual` not of the shape and (without autocast) dtype of `x`.
+
+    Source:
+        arXiv 1709.01507, section 3, equation 4, and figure 3 for what follows it.
+
+    Examples:
+        >>> scale_channels(torch.ones(1, 2, 1, 2), torch.tensor([[2.0, -3.0]]), torch.ones(1, 2, 1, 2), relu=True)
+        tensor([[[[3., 3.]],
+        <BLANKLINE>
+                 [[0., 0.]]]])
+    """
+    _check(x, gate, residual)
+    if traced_plainly(x, compilers_fuse=True):
+        return _plain(x, gate, residual, relu)
+    y: Tensor = torch.ops.sgenet.scale_channels(x, gate, residual, relu)
+    return y
+
+
+def scale_channels_(
+    x: Tensor,
+    gate: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`scale_channels` written over `x`, where no gradient is wanted.
+
+    Args:
+        x: As `scale_channels`; it holds the result afterwards, unless a compiler finds a better place.
+        gate: As `scale_channels`.
+        residual: As `scale_channels`.
+        relu: As `scale_channels`.
+        affine: A factor and a summand for each channel, float32: what is multiplied is x * factor + summand.
+
+    Returns:
+        The result.
+
+    Raises:
+        ConfigError: As `scale_channels`; and where a gradient would be wanted.
+
+    Examples:
+        >>> x = torch.ones(1, 2, 1)
+        >>> y = scale_channels_(x, torch.tensor([[2.0, 3.0]]))
+        >>> x.flatten()
+        tensor([2., 3.])
+    """
+    _check(x, gate, residual)
+    if traced_plainly(x, compilers_fuse=True):
+        return _plain(x, gate, residual, relu, affine)
+    factor, summand = (None, None) if affine is None else affine
+    torch.ops.sgenet.scale_channels_(x, gate, residual, relu, factor, summand)
+    return x
+
+
+def _check(x: Tensor, gate: Tensor, residual: Tensor | None) -> None:
+    if gate.shape != x.shape[:2]:
+        raise ConfigError(
+            f"the gate has the shape {tuple(gate.shape)}; a map of {tuple(x.shape)} takes one of {tuple(x.shape[:2])}"
+        )
+    if residual is not None:
+        check_residual(x, residual)
+
+
+def _plain(
+    x: Tensor,
+    gate: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    affine: reference.Affine | None = None,
+) -> Tensor:
+    x, residual = promoted(x, residual)
+    return reference.scale_channels(x, gate, residual, relu, affine)
+
+
+# ---------------------------------------------------------------------------------------- the operators
+
+
+def _scale(x: Tensor, gate: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+    y: Tensor = kernels_for(x).scale_channels(x, gate, residual, relu, None, torch.empty_like(x))
+    return y
+
+
+def _scale_into(
+    x: Tensor,
+    gate: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    factor: Tensor | None = None,
+    summand: Tensor | None = None,
+) -> None:
+    affine = None if factor is None or summand is None else (factor, summand)
+    kernels_for(x).scale_channels(x, gate, residual, relu, affine, x)
+
+
+def _scale_backward(
+    grad: Tensor, x: Tensor, y: Tensor | None, gate: Tensor, has_residual: bool, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dgate, dresidual = kernels_for(x).scale_channels_backward(grad, x, y, gate, has_residual and relu, relu)
+    return kept_format(x, dx), dgate.to(gate.dtype), or_empty(dresidual, x)
+
+
+def _shapes_backward(
+    grad: Tensor, x: Tensor, y: Tensor | None, gate: Tensor, has_residual: bool, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    del grad, y
+    dresidual = torch.empty_like(x) if has_residual and relu else x.new_empty(0)
+    return torch.empty_like(x), gate.new_empty(gate.shape), dresidual
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # torch gives it no type
+        x: Tensor,
+        gate: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> Tensor:
+        y: Tensor = torch.ops.sgenet.scale_channels(x, gate, residual, relu)
+        ctx.save_for_backward(x, y if relu else None, gate)
+        ctx.settings = (residual is not None, relu)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, y, gate = ctx.saved_tensors
+        has_residual, relu = ctx.settings
+        dx: Tensor | None
+        dgate: Tensor | None
+        if torch.is_grad_enabled():  # these gradients are to be differentiated
+            dresidual = through_relu(grad, y)
+            dx, dgate = differentiable(reference.scale_channels(x, gate), (x, gate), dresidual)
+        else:
+            operator = torch.ops.sgenet.scale_channels_backward
+            dx, dgate, dresidual = operator(grad, x, y, gate, has_residual, relu)
+            dresidual = dresidual if relu else grad
+        return dx, dgate, dresidual if has_residual else None, None
+
+
+_JOIN = "Tensor? residual=None, bool relu=False"
+
+operator(
+    "scale_channels",
+    f"(Tensor x, Tensor gate, {_JOIN}) -> Tensor",
+    _scale,
+    lambda x, *_: torch.empty_like(x),
+    gradient=_Scale,
+    residual_at=2,
+)
+operator(
+    "scale_channels_",
+    f"(Tensor(a!) x, Tensor gate, {_JOIN}, Tensor? factor=None, Tensor? summand=None) -> ()",
+    _scale_into,
+    lambda *_: None,
+    overwrites=True,
+)
+operator(
+    "scale_channels_backward",
+    "(Tensor grad, Tensor x, Tensor? y, Tensor gate, bool has_residual, bool relu) "
+    "-> (Tensor dx, Tensor dgate, Tensor dresidual)",
+    _scale_backward,
+    _shapes_backward,
+)
