@@ -43,8 +43,8 @@ FLOORS = {
     "sgenet": 5,
 }
 
-# Nothing of ours imports it: torch.utils.tensorboard writes its event files.
-USED_BY_OTHERS = {"tensorboard"}
+# Nothing of ours imports them: torch.utils.tensorboard writes event files, and torch.onnx files of its own.
+USED_BY_OTHERS = {"tensorboard", "onnx", "onnxscript"}
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

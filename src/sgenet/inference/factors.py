@@ -59,6 +59,7 @@ _TAKERS: dict[type[Attention], Callable[[Any, float], object]] = {
 
 
 def takes_factor(attention: Any) -> bool:  # noqa: ANN401
+    """Whether something is an attention module with a factor that the layer in front of it can have."""
     return type(attention) in _TAKERS and attention.scale != 1.0 and attention.blend is None
 
 

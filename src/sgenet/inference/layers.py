@@ -31,12 +31,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_convolution(layer: nn.Module) -> bool:
+    """Whether a layer convolves its input, or a padded one, with its own weight and adds its own bias."""
     # timm's padding of TensorFlow's kind is a convolution of a padded map; its other subclasses change the weights.
     same_padding = type(layer).__module__.startswith("timm.") and type(layer).__name__ == "Conv2dSame"
     return same_padding or (type(layer).forward in _CONVOLUTIONS and not is_parametrized(layer))
 
 
 def is_linear(layer: nn.Module) -> bool:
+    """Whether a layer is torch's linear layer, in all but name."""
     return type(layer).forward is nn.Linear.forward and not is_parametrized(layer)
 
 
@@ -53,7 +55,7 @@ def has_activation(norm: nn.Module) -> bool:
     return kind.__module__.startswith("timm.") and kind.__name__ in names
 
 
-def behind(norm: nn.Module) -> nn.Module:
+def behind(norm: Any) -> nn.Module:
     """What a norm does to its result."""
     return _without_identities(norm.drop, norm.act) if has_activation(norm) else nn.Identity()
 
@@ -64,23 +66,25 @@ def _without_identities(*layers: nn.Module) -> nn.Module:
 
 
 def is_hooked(module: nn.Module) -> bool:
+    """Whether someone watches what goes in and comes out of a module."""
     return any(getattr(module, kind) for kind in _HOOKS)
 
 
 def does_nothing(module: nn.Module) -> bool:
+    """Whether a module returns its input in eval mode."""
     return type(module) is nn.Identity or isinstance(module, nn.modules.dropout._DropoutNd)
 
 
-def why_not_folded(layer: nn.Module, norm: nn.Module) -> str | None:
+def why_not_folded(layer: Any, norm: Any) -> str | None:
     """Why a norm cannot become a part of the layer in front of it; None where it can."""
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it has no running statistics"
     if not (is_convolution(layer) or is_linear(layer)):
         return f"in front of it is {type(layer).__name__}, no convolution or linear layer"
     width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if width != norm.running_mean.shape[0]:  # type: ignore[union-attr, index]
+    if width != norm.running_mean.shape[0]:
         return "it normalises another axis than the channels"
-    if _is_transposed(layer) and layer.groups > 1:  # type: ignore[operator]
+    if _is_transposed(layer) and layer.groups > 1:
         return "the convolution in front of it is transposed and has groups"
     return None
 
@@ -91,7 +95,7 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 def folded(layer: Any, norm: Any, factor: float = 1.0) -> nn.Module:  # noqa: ANN401  # layers and their attributes
     """A layer that does what it and a norm do, times a factor; formed in float64 and rounded once."""
-    device = torch.device("cpu") if layer.weight.device.type == "mps" else layer.weight.device  # type: ignore[union-attr]
+    device = torch.device("cpu") if layer.weight.device.type == "mps" else layer.weight.device
 
     def wide(tensor: object) -> Tensor | None:
         return tensor.detach().to(device, torch.float64) if isinstance(tensor, Tensor) else None
@@ -99,11 +103,11 @@ def folded(layer: Any, norm: Any, factor: float = 1.0) -> nn.Module:  # noqa: AN
     weight, bias = wide(layer.weight), wide(layer.bias)
     if norm is not None:
         statistics = (wide(norm.running_mean), wide(norm.running_var), norm.eps, wide(norm.weight), wide(norm.bias))
-        weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, _is_transposed(layer))  # type: ignore[arg-type]
+        weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, _is_transposed(layer))
     folded = copy.deepcopy(layer)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
-            values = (tensor * factor).detach().to(layer.weight.device, layer.weight.dtype)  # type: ignore[union-attr, arg-type]
+            values = (tensor * factor).detach().to(layer.weight.device, layer.weight.dtype)
             setattr(folded, name, nn.Parameter(values, requires_grad=False))
     return folded
 

@@ -66,7 +66,7 @@ class Join(nn.Module):
         self.attention = attention
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """relu(attention(x) + residual)."""
+        """The ReLU of attention(x) + residual."""
         if x.shape == residual.shape and x.dtype == residual.dtype:
             return self.attention.join(x, residual)
         y: Tensor = self.attention(x)
@@ -81,7 +81,7 @@ class Sum(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x + residual."""
+        """The sum of both, rectified if that was asked for."""
         # What is added may be a number too, or a map that the first summand is spread over.
         alike = isinstance(residual, Tensor) and x.shape == residual.shape and x.dtype == residual.dtype
         y = x.add_(residual) if alike else x + residual
@@ -108,7 +108,7 @@ def for_inference(module: nn.Module, settings: dict[str, Any]) -> nn.Module:
     for name in _NOT_KEPT - {"training"}:
         vars(module).pop(name, None)
     module.__dict__.update(settings)
-    module.__class__ = _subclass(type(module))
+    module.__class__ = _subclass(type(module))  # type: ignore[arg-type]  # a class has a hash
     return module
 
 
@@ -119,15 +119,17 @@ def _subclass(cls: type[nn.Module]) -> type[nn.Module]:
 
 def _reduced(module: nn.Module) -> tuple[Any, ...]:
     # The subclass has no name by which pickle would find it.
-    return _blank, (type(module).__mro__[2],), module.__getstate__()
+    return _blank, (type(module).__mro__[2],), module.__getstate__()  # type: ignore[no-untyped-call]
 
 
 def _blank(cls: type[nn.Module]) -> nn.Module:
-    subclass = _subclass(cls)
+    subclass = _subclass(cls)  # type: ignore[arg-type]
     return subclass.__new__(subclass)
 
 
-def _restored(settings: dict[str, Any], rebuild: Callable[..., fx.GraphModule], args: tuple[Any, ...]) -> InferenceGraph:
+def _restored(
+    settings: dict[str, Any], rebuild: Callable[..., fx.GraphModule], args: tuple[Any, ...]
+) -> InferenceGraph:
     program = rebuild(*args)
     return InferenceGraph(program, program.graph, settings)
 

@@ -11,17 +11,20 @@ import copy
 import inspect
 import itertools
 
-from torch import nn
+from torch import fx, nn
 
 from sgenet.attention import Attention, ConvBlockAttention
 from sgenet.errors import ConfigError
 from sgenet.inference.layers import folded, is_hooked, is_norm, why_not_folded
-from sgenet.inference.modules import InferenceGraph, for_inference
+from sgenet.inference.modules import for_inference
 from sgenet.inference.program import Program, joined_name, shared_modules
 from sgenet.inference.report import REPORT_ATTRIBUTE, OptimizationReport, optimization_report
 from sgenet.inference.tracing import trace
 
 __all__ = ["optimize"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_SHOWN = 100  # letters of an error of somebody else's code
 
 
 def optimize(model: nn.Module) -> nn.Module:
@@ -42,7 +45,7 @@ def optimize(model: nn.Module) -> nn.Module:
         model: Any network, in any mode; it is left as it is.
 
     Returns:
-        The copy; its `report` says what was done, and what was left and why.
+        The copy; `sgenet.inference.optimization_report` says what was done, and what was left and why.
 
     Raises:
         ConfigError: If `model` is no module, or one that `torch.compile` returned.
@@ -55,7 +58,7 @@ def optimize(model: nn.Module) -> nn.Module:
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
         >>> faster = optimize(model)
-        >>> print(faster.report)
+        >>> print(optimization_report(faster))
         1 norm folded, 0 attention modules joined with sum and ReLU, 0 factors folded, 1 step in place
         >>> x = torch.randn(1, 3, 8, 8)
         >>> torch.allclose(faster(x), model.eval()(x), atol=1e-6)
@@ -66,13 +69,14 @@ def optimize(model: nn.Module) -> nn.Module:
     if hasattr(model, "_orig_mod"):
         raise ConfigError("this network is compiled already; optimize it first, and give the result to torch.compile")
     copied = copy.deepcopy(model).eval()
-    if isinstance(copied, OptimizedNetwork):
+    if optimization_report(copied) is not None:
         return copied
     work = _Work(copied)
-    for module in copied.modules():
+    for name, module in copied.named_modules():
         if isinstance(module, Attention):
-            work.fold_inside(module)
-    return OptimizedNetwork(work.optimized(copied, whole=True), model, work.report)
+            work.fold_inside(module, name)
+    optimized = for_inference(work.optimized(copied, whole=True), {REPORT_ATTRIBUTE: work.report})
+    return optimized.eval().requires_grad_(False)
 
 
 class _Work:
@@ -80,41 +84,35 @@ class _Work:
 
     def __init__(self, network: nn.Module) -> None:
         self.report = OptimizationReport()
-        counts = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
-        self.shared = {identity for identity, count in counts.items() if count > 1}
+        self.shared = shared_modules(network)
+
+    def fold_inside(self, attention: Attention, name: str) -> None:
+        """Fold the norms that an attention module has itself: to the tracer it is a single step."""
+        for sequence in attention.modules():
+            if isinstance(sequence, nn.Sequential):
+                for first, second in itertools.pairwise(list(sequence._modules)):
+                    self._fold_pair(sequence, first, second)
+        if isinstance(attention, ConvBlockAttention):
+            self._fold_pair(attention, "conv", "norm")
+        for inner, module in attention.named_modules():
+            if is_norm(module):
+                self.report.leave(joined_name(name, inner), "it is a part of an attention module, and behind no layer")
 
     def optimized(self, module: nn.Module, name: str = "", *, whole: bool = False) -> nn.Module:
-        """What takes the place of a module; often itself, with other layers."""
-        program = self._traced(module, name)
-        if program is None:
+        """What takes the place of a module: a program, or itself with other layers."""
+        graph = self._traced(module, name)
+        if graph is None:
             self._optimize_children(module, name)
             return module
+        program = Program(module, graph, name, self.report, self.shared)
         program.fold()
-        if not whole and isinstance(module, _CONTAINERS):
+        if isinstance(module, _CONTAINERS) and not whole:
             # Who holds a container may index its members, so it stays one, and each of them is seen by itself.
             self._optimize_children(module, name)
             return module
         for inner, opaque in program.opaque():
             self._optimize_children(opaque, inner)
-        changed = program.join()
-        if whole:
-            return program.compiled()
-        return _Part(program.compiled(), module) if changed else module
-
-    def leave(self, name: str, reason: str) -> None:
-        """Say of a module that it stays as it is, unless a reason was given already."""
-        if all(left.module != name for left in self.report.left):
-            self.report.left.append(Left(name, reason))
-
-    def fold_inside(self, attention: Attention) -> None:
-        """Fold the norms that an attention module has itself: to the tracer it is a single step."""
-        for sequence in attention.modules():
-            if isinstance(sequence, nn.Sequential):
-                names = list(sequence._modules)
-                for first, second in itertools.pairwise(names):
-                    self._fold_pair(sequence, first, second)
-        if isinstance(attention, ConvBlockAttention):
-            self._fold_pair(attention, "conv", "norm")
+        return program.compiled() if program.join() or whole else module
 
     def _fold_pair(self, owner: nn.Module, first: str, second: str) -> None:
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)
@@ -126,21 +124,21 @@ class _Work:
 
     def _optimize_children(self, module: nn.Module, name: str) -> None:
         for child, part in list(module.named_children()):
-            if not isinstance(part, Attention) and not is_norm(part) and any(True for _ in part.children()):
+            if not isinstance(part, Attention) and not is_norm(part) and next(part.children(), None) is not None:
                 module._modules[child] = self.optimized(part, joined_name(name, child))
 
-    def _traced(self, module: nn.Module, name: str) -> Program | None:
-        """The program of a module, or None where there is none; then why goes to the report."""
+    def _traced(self, module: nn.Module, name: str) -> fx.Graph | None:
+        """The graph of a module, or None where there is none; then why goes to the report."""
         if type(module) in (nn.ModuleList, nn.ModuleDict):
             return None  # nobody calls it
         reason = _why_not_traced(module)
         if reason is None:
             try:
-                return Program(self, module, _tracer_for(module).trace(module), name)
+                return trace(module)
             except Exception as error:  # tracing runs the network's own code, which may raise anything
-                reason = f"torch.fx cannot trace it: {' '.join(str(error).split())[:100] or type(error).__name__}"
+                reason = f"torch.fx cannot trace it: {' '.join(str(error).split())[:_SHOWN] or type(error).__name__}"
         if any(is_norm(part) or isinstance(part, Attention) for part in module.modules()):
-            self.leave(name, reason)
+            self.report.leave(name, reason)
         return None
 
 

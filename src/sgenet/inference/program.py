@@ -38,15 +38,26 @@ _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, 
 
 
 class Program:
-    """A module, and the graph that torch.fx made of its forward pass."""
+    """A module, and the graph that torch.fx made of its forward pass.
 
-    def __init__(self, work: _Work, module: nn.Module, graph: fx.Graph, name: str) -> None:
-        self.work = work
+    Args:
+        module: The module; folding gives it other layers.
+        graph: The graph.
+        name: The module's name in the network.
+        report: What is done and left goes there.
+        shared: As `shared_modules`.
+    """
+
+    def __init__(
+        self, module: nn.Module, graph: fx.Graph, name: str, report: OptimizationReport, shared: set[int]
+    ) -> None:
         self.module = module
         self.graph = graph
         self.name = name
+        self.report = report
+        self.shared = shared
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        self.read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+        self.read = {str(node.target).rpartition(".")[0] for node in graph.nodes if _reads_values(node)}
 
     def fold(self) -> None:
         """Make norms and factors parts of the layers in front of them, in the module and in the graph."""
@@ -58,13 +69,13 @@ class Program:
 
     def join(self) -> bool:
         """Join attention, sums and ReLUs in the graph; return whether there were any."""
-        report = self.work.report
+        report = self.report
         before = report.joins + report.in_place
         for node in list(self.graph.nodes):
             if self._summands(node) is not None and not self._join_attention(node):
                 self._sum_in_place(node)
         for node in list(self.graph.nodes):
-            if self._relu(node) == "new" and self._is_free(node.args[0]):
+            if self._relu(node) == "new" and self._is_free(_input(node)):
                 self._substitute(node, node, torch.relu_, (node.args[0],))
                 report.in_place += 1
         return report.joins + report.in_place > before
@@ -76,10 +87,10 @@ class Program:
             if not isinstance(module, Attention | Join | Sum) and not is_norm(module):
                 yield joined_name(self.name, str(target)), module
 
-    def compiled(self) -> fx.GraphModule:
+    def compiled(self) -> InferenceGraph:
         """The module that executes the graph."""
-        self.graph.lint()  # type: ignore[no-untyped-call]
-        return fx.GraphModule(self.module, self.graph, class_name=type(self.module).__name__)
+        self.graph.lint()
+        return InferenceGraph(self.module, self.graph)
 
     # ------------------------------------------------------------------------------------ layers
 
@@ -94,25 +105,25 @@ class Program:
     def _fold_norm(self, node: fx.Node) -> None:
         reason = self._why_norm_stays(node)
         if reason is not None:
-            self.work.leave(joined_name(self.name, str(node.target)), reason)
+            self._leave(node, reason)
             return
-        source, norm = node.args[0], self._called(node)
-        behind = behind(norm)
-        factor = self._take_factor(node) if type(behind) is nn.Identity else 1.0
+        source, norm = _input(node), self._called(node)
+        rest = behind(norm)
+        factor = self._take_factor(node) if type(rest) is nn.Identity else 1.0
         self._replace(source, folded(self._called(source), norm, factor))
-        self._replace(node, behind)
-        if type(behind) is nn.Identity:
+        self._replace(node, rest)
+        if type(rest) is nn.Identity:
             node.replace_all_uses_with(source)
             self.graph.erase_node(node)
-        self.work.report.norms += 1
+        self.report.norms += 1
 
     def _why_norm_stays(self, node: fx.Node) -> str | None:
-        source = node.args[0] if len(node.args) == 1 else None
+        if not self._is_alone(node):
+            return "it is used more than once, or has hooks"
+        source = _input(node)
         layer = self._called(source)
         if layer is None:
             return "there is no convolution or linear layer in front of it"
-        if not self._is_alone(node):
-            return "it is used more than once, or has hooks"
         reason = why_not_folded(layer, self._called(node))
         if reason is None and not (self._is_alone(source) and len(source.users) == 1):
             return f"the {type(layer).__name__} in front of it is used elsewhere too, or has hooks"
@@ -131,16 +142,16 @@ class Program:
             elementwise = type(module).__module__ == "torch.nn.modules.activation" or self._relu(node) is not None
             if not (isinstance(module, nn.Linear | nn.BatchNorm1d) or elementwise):
                 return False
-            node = node.args[0]
+            node = _input(node)
         return False
 
     def _fold_factor(self, node: fx.Node) -> None:
-        attention, source = self._called(node), node.args[0]
+        attention, source = self._called(node), _input(node)
         layer = self._called(source)
         if not takes_factor(attention):
-            self.work.leave(joined_name(self.name, str(node.target)), "its factor is no other layer's to take")
+            self._leave(node, "its factor is no other layer's to take")
         elif not (takes_scaling(layer) and self._is_alone(source) and len(source.users) == 1 and self._is_alone(node)):
-            self.work.leave(joined_name(self.name, str(node.target)), "no layer of its own in front of it takes its factor")
+            self._leave(node, "no layer of its own in front of it takes its factor")
         else:
             self._replace(source, folded(layer, None, self._take_factor(source)))
 
@@ -148,16 +159,11 @@ class Program:
         """The factor of the attention that is the only reader of a node; then it has none any more."""
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         attention = self._called(reader)
-        if not takes_factor(attention) or not self._is_alone(reader):
+        if reader is None or not takes_factor(attention) or not self._is_alone(reader):
             return 1.0
-        scaled = copy.deepcopy(attention)
-        factor = scaled.scale
-        with torch.no_grad():
-            _TAKERS[type(scaled)](scaled, factor)
-        scaled.scale = 1.0
-        self._replace(reader, scaled)
-        self.work.report.factors += 1
-        return factor
+        self._replace(reader, without_factor(attention))
+        self.report.factors += 1
+        return float(attention.scale)
 
     # ------------------------------------------------------------------------------------ sums
 
@@ -170,8 +176,8 @@ class Program:
                 continue
             if not (self._is_alone(branch) and len(branch.users) == 1):
                 continue
-            if not self._is_free(branch.args[0]):
-                self.work.leave(
+            if not self._is_free(_input(branch)):
+                self.report.leave(
                     joined_name(self.name, str(branch.target)),
                     "it cannot write over its input, which is used elsewhere too",
                 )
@@ -180,7 +186,7 @@ class Program:
             self._substitute(node, relu, str(branch.target), (branch.args[0], residual))
             for done in (node, branch):
                 self.graph.erase_node(done)
-            self.work.report.joins += 1
+            self.report.joins += 1
             return True
         return False
 
@@ -194,7 +200,7 @@ class Program:
                 self._substitute(node, relu or node, target, (first, second))
                 if relu is not None:
                     self.graph.erase_node(node)
-                self.work.report.in_place += 1
+                self.report.in_place += 1
                 return
 
     def _summands(self, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
@@ -217,7 +223,7 @@ class Program:
         return reader if reader is not None and self._relu(reader) is not None else None
 
     def _relu(self, node: fx.Node) -> str | None:
-        """None for what is no ReLU, "new" for one with a result of its own, "over" for one that overwrites its input."""
+        """Whether a ReLU has a "new" result or writes it "over" its input; None for what is no ReLU."""
         module = self._called(node)
         if type(module) is nn.ReLU:
             return None if is_hooked(module) else "over" if module.inplace else "new"
@@ -237,9 +243,9 @@ class Program:
             if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or is_norm(module):
                 return True
             passes_on = isinstance(module, Attention | Join | Sum | nn.ReLU)
-            return passes_on and self._is_free(node.args[0])
+            return passes_on and self._is_free(_input(node))
         if self._relu(node) is not None:
-            return self._relu(node) == "new" or self._is_free(node.args[0])
+            return self._relu(node) == "new" or self._is_free(_input(node))
         summands = self._summands(node)
         # What is added to a map is a map; sizes are added too, and cannot be written over.
         if summands is None:
@@ -260,8 +266,11 @@ class Program:
     def _is_alone(self, node: fx.Node) -> bool:
         """Whether a node is the only one to use the module that it calls, and nobody watches."""
         module = self._called(node)
-        once = self.calls[node.target] == 1 and id(module) not in self.work.shared and not is_hooked(module)
+        once = self.calls[node.target] == 1 and id(module) not in self.shared and not is_hooked(module)
         return once and str(node.target) not in self.read and len(node.args) == 1 and not node.kwargs
+
+    def _leave(self, node: fx.Node, reason: str) -> None:
+        self.report.leave(joined_name(self.name, str(node.target)), reason)
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
         self.module.set_submodule(str(node.target), module)
@@ -290,12 +299,30 @@ class Program:
         self.graph.erase_node(replaced)
 
 
+def shared_modules(network: nn.Module) -> set[int]:
+    """The ids of the modules that can be reached in more than one way: what is done for one place holds for others."""
+    counts = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    return {identity for identity, count in counts.items() if count > 1}
+
+
+def joined_name(name: str, child: str) -> str:
+    """The name of a module's child in the network."""
+    return f"{name}.{child}" if name else child
+
+
+def _input(node: fx.Node) -> Any:  # noqa: ANN401  # most often a node
+    """What a step is applied to, where it has one argument."""
+    return node.args[0] if len(node.args) > 0 else None
+
+
+def _reads_values(node: fx.Node) -> bool:
+    """Whether a step reads a tensor of a module for more than its dtype or device."""
+    kinds = ("dtype", "device")
+    return node.op == "get_attr" and not all(u.target is getattr and u.args[1] in kinds for u in node.users)
+
+
 def _is_idle_dropout(node: fx.Node) -> bool:
     """Whether a step is dropout or stochastic depth, which do nothing in eval mode."""
     if node.target is stochastic_depth:
         return node.kwargs.get("training", node.args[3] if len(node.args) > 3 else True) is False
     return node.target in _DROPOUTS and node.kwargs.get("training", True) is False and not node.kwargs.get("inplace")
-
-
-def joined_name(name: str, child: str) -> str:
-    return f"{name}.{child}" if name else child

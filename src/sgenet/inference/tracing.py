@@ -29,7 +29,7 @@ def _is_opaque(module: nn.Module) -> bool:
     """Whether a module is one of those that timm does not want to be traced through."""
     if not type(module).__module__.startswith("timm."):
         return False  # timm is optional, and slow to import for a network that has nothing of it
-    from timm.layers import is_notrace_module
+    from timm.layers import is_notrace_module  # type: ignore[attr-defined]
 
     return bool(is_notrace_module(type(module)))
 
@@ -37,6 +37,6 @@ def _is_opaque(module: nn.Module) -> bool:
 def _tracer_for(module: nn.Module) -> _Tracer:
     if not any(type(m).__module__.startswith("timm.") for m in module.modules()):
         return _Tracer()
-    from timm.layers import get_notrace_functions
+    from timm.layers import get_notrace_functions  # type: ignore[attr-defined]
 
     return _Tracer(autowrap_functions=tuple(get_notrace_functions()))

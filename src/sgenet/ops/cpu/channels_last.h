@@ -339,7 +339,9 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
-  // Rows that are taken together: by_slope and by_similarity are loaded and stored once for them.
+  // Rows that are taken together, in samples smaller than kNearBytes: by_slope and by_similarity are loaded and stored
+  // once for them. What comes from afar is better read in memory's own order, row after row.
+  static constexpr Index kNearBytes = Index{1} << 20;
   static constexpr int kTogether = 4;
 
   // The sums of one range of rows.
@@ -446,9 +448,6 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     const auto sums = Base::template over_channels<2 * Together>(its, place, [&](auto& sum, Index at) SGENET_INLINE {
       for (int r = 0; r < Together; ++r) {
         const Index start = (row + r) * its.channels + at;
-        // Several rows at once are not an order that the processor foresees.
-        __builtin_prefetch(maps.x + start + Count * its.channels);
-        __builtin_prefetch(maps.gradient + start + Count * its.channels);
         const P in = P::read(maps.x + start), gradient = upstream<Relu>(maps, start);
         if (Relu && maps.dresidual != nullptr) gradient.write(maps.dresidual + start);
         for (int h = 0; h < P::kVectors; ++h) {
@@ -470,7 +469,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   // Everything that is summed over `Count` rows.
   template <bool Relu, int Count>
   void sum_rows(Maps maps, Index row, const Area& common, const Sums& into) const {
-    constexpr int kFound = Count < kSideBySide / 2 ? Count : kSideBySide / 2;
+    constexpr int kFound = Count < kSideBySide / 2 ? Count : kSideBySide / 2;  // each has two sums
     const Parameters its = of;
     const Area area = common;
     const Sums sums = into;
@@ -520,11 +519,14 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
   template <bool Relu>
   void sum_all(const Maps& maps, Range rows, const Area& common, Area& own) const {
+    const bool near = positions() * of.channels * Index(sizeof(T)) < kNearBytes;
     own.sums.clear_all(of.channels, of.groups);
     in_chunks(rows, Direction::kUp, [&](Range chunk) {
       own.chunk.clear_all(of.channels, of.groups);
       Index row = chunk.first;
-      for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, common, own.chunk);
+      if (near) {
+        for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, common, own.chunk);
+      }
       for (; row < chunk.last; ++row) sum_rows<Relu, 1>(maps, row, common, own.chunk);
       own.sums.add(own.chunk, of.channels, of.groups);
     });

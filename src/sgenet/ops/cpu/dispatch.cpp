@@ -57,7 +57,7 @@ const Choice* widest() {
 
 // Lets the widest kernels that take the call do it; the last take every call.
 template <class Call>
-Status run(Status (*Kernels::*function)(const Call&), const Call& call) {
+Status run(Status (*Kernels::* function)(const Call&), const Call& call) {
   for (const Choice* choice = widest();; ++choice) {
     if (!choice->runs_here) continue;
     const Status status = (choice->kernels->*function)(call);
@@ -98,9 +98,11 @@ SGENET_EXPORT int sgenet_enhance_forward(const void* x, const void* residual, vo
                                          float* statistics, Index batch, Index channels, Index positions, Index groups,
                                          float eps, float scale, int relu, int channels_last, int bfloat16,
                                          int threads) {
-  return run<sgenet::EnhanceForward>(&Kernels::enhance_forward, {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-                                          groups, eps, scale, relu != 0, x, residual, y, weight, bias,
-                                          {factor, shift}, semantic, statistics});
+  return run<sgenet::EnhanceForward>(
+      &Kernels::enhance_forward,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
+       groups, eps, scale, relu != 0, x, residual, y, weight, bias,
+       {factor, shift}, semantic, statistics});
 }
 
 SGENET_EXPORT int sgenet_enhance_backward(const void* gradient, const void* x, const void* y, const float* weight,
@@ -109,27 +111,35 @@ SGENET_EXPORT int sgenet_enhance_backward(const void* gradient, const void* x, c
                                           float* dweight, float* dbias, Index batch, Index channels, Index positions,
                                           Index groups, float eps, float scale, int channels_last, int bfloat16,
                                           int threads) {
-  return run<sgenet::EnhanceBackward>(&Kernels::enhance_backward, {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-                                           groups, eps, scale, gradient, x, y, weight, bias, semantic, statistics,
-                                           {factor, shift}, dx, dresidual, dweight, dbias});
+  return run<sgenet::EnhanceBackward>(
+      &Kernels::enhance_backward,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
+       groups, eps, scale, gradient, x, y, weight, bias, semantic, statistics,
+       {factor, shift}, dx, dresidual, dweight, dbias});
 }
 
 SGENET_EXPORT int sgenet_scale_forward(const void* x, const void* residual, void* y, const float* gate,
                                        const float* factor, const float* shift, Index batch, Index channels,
                                        Index positions, int relu, int channels_last, int bfloat16, int threads) {
-  return run<sgenet::ScaleForward>(&Kernels::scale_forward, {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-                                        relu != 0, x, residual, y, gate, {factor, shift}});
+  return run<sgenet::ScaleForward>(
+      &Kernels::scale_forward,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
+       relu != 0, x, residual, y, gate, {factor, shift}});
 }
 
 SGENET_EXPORT int sgenet_scale_backward(const void* gradient, const void* x, const void* y, const float* gate,
                                         const float* factor, const float* shift, void* dx, void* dresidual,
                                         float* dgate, Index batch, Index channels, Index positions, int channels_last,
                                         int bfloat16, int threads) {
-  return run<sgenet::ScaleBackward>(&Kernels::scale_backward, {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-                                         gradient, x, y, gate, {factor, shift}, dx, dresidual, dgate});
+  return run<sgenet::ScaleBackward>(
+      &Kernels::scale_backward,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
+       gradient, x, y, gate, {factor, shift}, dx, dresidual, dgate});
 }
 
 SGENET_EXPORT int sgenet_moments(const void* x, float* mean, float* variance, Index batch, Index channels,
                                  Index positions, int channels_last, int bfloat16, int threads) {
-  return run<sgenet::Moments>(&Kernels::moments, {shape_of(batch, channels, positions, channels_last, bfloat16, threads), x, mean, variance});
+  return run<sgenet::Moments>(
+      &Kernels::moments,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads), x, mean, variance});
 }

@@ -36,7 +36,8 @@ struct Lanes {
   typedef float Anywhere __attribute__((vector_size(4 * W), aligned(4)));  // not on a vector's own alignment
   typedef std::int32_t Int __attribute__((vector_size(4 * W)));
   typedef std::uint32_t Word __attribute__((vector_size(4 * W)));
-  typedef std::uint16_t Halves __attribute__((vector_size(4 * W), aligned(2)));
+  typedef std::uint16_t Halves __attribute__((vector_size(4 * W)));
+  typedef std::uint16_t HalvesAnywhere __attribute__((vector_size(4 * W), aligned(2)));
 };
 
 template <int W>
@@ -209,11 +210,13 @@ struct Pack<Bfloat16, W> {
   Vector<W> v[2];
   using Word = typename Lanes<W>::Word;
   using Halves = typename Lanes<W>::Halves;
+  using HalvesAnywhere = typename Lanes<W>::HalvesAnywhere;
 
   static constexpr int element(int half, int lane) { return 2 * lane + half; }
 
   static SGENET_INLINE Pack read(const Bfloat16* p) {
-    const Word pairs = same_bits<Word>(*reinterpret_cast<const Halves*>(p));
+    const Halves halves = *reinterpret_cast<const HalvesAnywhere*>(p);
+    const Word pairs = same_bits<Word>(halves);
     return {{same_bits<Vector<W>>(Word(pairs << 16)), same_bits<Vector<W>>(Word(pairs & 0xffff0000u))}};
   }
 
@@ -231,7 +234,7 @@ struct Pack<Bfloat16, W> {
   }
 
   SGENET_INLINE void write(Bfloat16* p) const {
-    *reinterpret_cast<Halves*>(p) = same_bits<Halves>(pairs());
+    *reinterpret_cast<HalvesAnywhere*>(p) = same_bits<Halves>(pairs());
   }
 
   SGENET_INLINE void stream(Bfloat16* p) const {
@@ -283,12 +286,6 @@ inline SGENET_INLINE Vector<W> exponential(Vector<W> v) {
 template <int W>
 inline SGENET_INLINE Vector<W> sigmoid(Vector<W> v) {
   return 1.0f / (1.0f + exponential<W>(-v));
-}
-
-template <int W>
-inline SGENET_INLINE Vector<W> square_root(Vector<W> v) {
-  for (int lane = 0; lane < W; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
-  return v;
 }
 
 // max(v, floor) that keeps NaN.
