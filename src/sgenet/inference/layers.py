@@ -55,7 +55,7 @@ def has_activation(norm: nn.Module) -> bool:
     return kind.__module__.startswith("timm.") and kind.__name__ in names
 
 
-def behind(norm: Any) -> nn.Module:
+def behind(norm: Any) -> nn.Module:  # noqa: ANN401  # of timm's class, or another
     """What a norm does to its result."""
     return _without_identities(norm.drop, norm.act) if has_activation(norm) else nn.Identity()
 
@@ -75,7 +75,7 @@ def does_nothing(module: nn.Module) -> bool:
     return type(module) is nn.Identity or isinstance(module, nn.modules.dropout._DropoutNd)
 
 
-def why_not_folded(layer: Any, norm: Any) -> str | None:
+def why_not_folded(layer: Any, norm: Any) -> str | None:  # noqa: ANN401
     """Why a norm cannot become a part of the layer in front of it; None where it can."""
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "it has no running statistics"
@@ -97,19 +97,19 @@ def folded(layer: Any, norm: Any, factor: float = 1.0) -> nn.Module:  # noqa: AN
     """A layer that does what it and a norm do, times a factor; formed in float64 and rounded once."""
     device = torch.device("cpu") if layer.weight.device.type == "mps" else layer.weight.device
 
-    def wide(tensor: object) -> Tensor | None:
-        return tensor.detach().to(device, torch.float64) if isinstance(tensor, Tensor) else None
+    def wide(tensor: Tensor | None) -> Any:  # noqa: ANN401  # None stays None, which torch's types do not foresee
+        return None if tensor is None else tensor.detach().to(device, torch.float64)
 
     weight, bias = wide(layer.weight), wide(layer.bias)
     if norm is not None:
         statistics = (wide(norm.running_mean), wide(norm.running_var), norm.eps, wide(norm.weight), wide(norm.bias))
         weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, _is_transposed(layer))
-    folded = copy.deepcopy(layer)
+    result: nn.Module = copy.deepcopy(layer)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None:
             values = (tensor * factor).detach().to(layer.weight.device, layer.weight.dtype)
-            setattr(folded, name, nn.Parameter(values, requires_grad=False))
-    return folded
+            setattr(result, name, nn.Parameter(values, requires_grad=False))
+    return result
 
 
 def takes_scaling(layer: Any) -> bool:  # noqa: ANN401

@@ -135,9 +135,16 @@ def _restored(
 
 
 def _settings_of(source: nn.Module) -> dict[str, Any]:
-    plain = (bool, int, float, str, tuple, list, dict)
     return {
         name: copy.deepcopy(value)
         for name, value in vars(source).items()
-        if isinstance(value, plain) and name not in _NOT_KEPT and not hasattr(fx.GraphModule, name) and name[0] != "_"
+        if _is_plain(value) and name not in _NOT_KEPT and not hasattr(fx.GraphModule, name) and name[0] != "_"
     }
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)

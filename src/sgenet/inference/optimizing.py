@@ -131,12 +131,12 @@ class _Work:
         """The graph of a module, or None where there is none; then why goes to the report."""
         if type(module) in (nn.ModuleList, nn.ModuleDict):
             return None  # nobody calls it
-        reason = _why_not_traced(module)
-        if reason is None:
-            try:
+        try:
+            reason = _why_not_traced(module)
+            if reason is None:
                 return trace(module)
-            except Exception as error:  # tracing runs the network's own code, which may raise anything
-                reason = f"torch.fx cannot trace it: {' '.join(str(error).split())[:_SHOWN] or type(error).__name__}"
+        except Exception as error:  # tracing runs the network's own code, which may raise anything
+            reason = f"torch.fx cannot trace it: {' '.join(str(error).split())[:_SHOWN] or type(error).__name__}"
         if any(is_norm(part) or isinstance(part, Attention) for part in module.modules()):
             self.report.leave(name, reason)
         return None

@@ -177,10 +177,7 @@ class Program:
             if not (self._is_alone(branch) and len(branch.users) == 1):
                 continue
             if not self._is_free(_input(branch)):
-                self.report.leave(
-                    joined_name(self.name, str(branch.target)),
-                    "it cannot write over its input, which is used elsewhere too",
-                )
+                self._leave(branch, "it cannot write over its input, which may be used elsewhere too")
                 continue
             self._replace(branch, Join(attention))
             self._substitute(node, relu, str(branch.target), (branch.args[0], residual))
@@ -236,21 +233,23 @@ class Program:
         return isinstance(node, fx.Node) and len(node.users) == 1 and self._is_fresh(node)
 
     def _is_fresh(self, node: fx.Node) -> bool:
+        """Whether a node returns a tensor in memory that no other node's result lies in."""
         module = self._called(node)
-        if module is not None:
-            if is_hooked(module):
-                return False  # a hook may have kept the result
-            if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or is_norm(module):
-                return True
-            passes_on = isinstance(module, Attention | Join | Sum | nn.ReLU)
-            return passes_on and self._is_free(_input(node))
-        if self._relu(node) is not None:
-            return self._relu(node) == "new" or self._is_free(_input(node))
+        if module is not None and is_hooked(module):
+            return False  # a hook may have kept the result
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) or (module is not None and is_norm(module)):
+            return True
+        if self._relu(node) == "new":
+            return True
+        if self._relu(node) == "over" or isinstance(module, Attention | Join | Sum):
+            return self._is_free(_input(node))
         summands = self._summands(node)
-        # What is added to a map is a map; sizes are added too, and cannot be written over.
         if summands is None:
             return False
-        return self._is_free(summands[0]) or (node.target not in _SUMS_IN_PLACE and self._is_fresh(summands[0]))
+        if node.target in _SUMS_IN_PLACE:
+            return self._is_free(summands[0])
+        # What is added to a map is a map; sizes are added too, and cannot be written over.
+        return any(self._is_fresh(summand) for summand in summands)
 
     # ------------------------------------------------------------------------------------ the graph
 
@@ -289,11 +288,7 @@ class Program:
     ) -> None:
         """Put a call in front of `place`, for all who read `replaced`, which goes."""
         with self.graph.inserting_before(place):
-            new = (
-                self.graph.call_module(target, args)
-                if isinstance(target, str)
-                else self.graph.call_function(target, args)
-            )
+            new = self.graph.create_node("call_module" if isinstance(target, str) else "call_function", target, args)
         new.meta = dict(place.meta)
         replaced.replace_all_uses_with(new)
         self.graph.erase_node(replaced)

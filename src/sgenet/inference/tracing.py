@@ -39,4 +39,4 @@ def _tracer_for(module: nn.Module) -> _Tracer:
         return _Tracer()
     from timm.layers import get_notrace_functions  # type: ignore[attr-defined]
 
-    return _Tracer(autowrap_functions=tuple(get_notrace_functions()))
+    return _Tracer(autowrap_functions=tuple(get_notrace_functions())  # type: ignore[no-untyped-call])
