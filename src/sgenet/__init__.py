@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sgenet.classification import predict as predict
     from sgenet.classification import resume as resume
     from sgenet.classification import train as train
+    from sgenet.inference import optimize as optimize
     from sgenet.models import create_model as create_model
     from sgenet.models import list_models as list_models
     from sgenet.models import load as load
@@ -72,6 +73,7 @@ _HOME = {
     "list_models": "models",
     "load": "models",
     "make_config": "classification",
+    "optimize": "inference",
     "predict": "classification",
     "register_attention": "attention",
     "resume": "classification",

@@ -11,6 +11,7 @@ import copy
 import inspect
 import itertools
 
+import torch
 from torch import fx, nn
 
 from sgenet.attention import Attention, ConvBlockAttention
@@ -48,7 +49,7 @@ def optimize(model: nn.Module) -> nn.Module:
         The copy; `sgenet.inference.optimization_report` says what was done, and what was left and why.
 
     Raises:
-        ConfigError: If `model` is no module, or one that `torch.compile` returned.
+        ConfigError: If `model` is no module, or one that `torch.compile` or TorchScript made.
 
     Source:
         Folding: torch.nn.utils.fusion. That SGE may take a factor of its input: with s x in place of x, every
@@ -66,8 +67,8 @@ def optimize(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"optimize takes a torch.nn.Module, not {type(model).__name__}")
-    if hasattr(model, "_orig_mod"):
-        raise ConfigError("this network is compiled already; optimize it first, and give the result to torch.compile")
+    if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
+        raise ConfigError("this network is compiled already; optimize it first, and give the result to the compiler")
     copied = copy.deepcopy(model).eval()
     if optimization_report(copied) is not None:
         return copied
@@ -143,6 +144,8 @@ class _Work:
 
 
 def _why_not_traced(module: nn.Module) -> str | None:
+    if isinstance(module, Attention):
+        return "it is an attention module by itself"
     if is_hooked(module):
         return "it has hooks, which see what goes in and comes out of it alone"
     if "forward" in vars(module):

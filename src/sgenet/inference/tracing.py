@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 from torch import fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -16,8 +20,23 @@ def trace(module: nn.Module) -> fx.Graph:
     return _tracer_for(module).trace(module)
 
 
+class _Value(fx.Proxy):
+    """What stands for a value while a module is traced; torch's own takes `x += y` for `x = x + y`."""
+
+
+def _recorded(change: Callable[[Any, Any], Any]) -> Callable[[_Value, Any], Any]:
+    return lambda value, other: value.tracer.create_proxy("call_function", change, (value, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"):
+    setattr(_Value, f"__{_name}__", _recorded(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
     """Sees layers, attention and what someone watches as single steps."""
+
+    def proxy(self, node: fx.Node) -> _Value:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         layer = isinstance(m, Attention | FrozenBatchNorm2d | nn.modules.batchnorm._NormBase | nn.modules.conv._ConvNd)
@@ -39,4 +58,4 @@ def _tracer_for(module: nn.Module) -> _Tracer:
         return _Tracer()
     from timm.layers import get_notrace_functions  # type: ignore[attr-defined]
 
-    return _Tracer(autowrap_functions=tuple(get_notrace_functions())  # type: ignore[no-untyped-call])
+    return _Tracer(autowrap_functions=tuple(get_notrace_functions()))  # type: ignore[no-untyped-call]

@@ -469,7 +469,9 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   // Everything that is summed over `Count` rows.
   template <bool Relu, int Count>
   void sum_rows(Maps maps, Index row, const Area& common, const Sums& into) const {
-    constexpr int kFound = Count < kSideBySide / 2 ? Count : kSideBySide / 2;  // each has two sums
+    // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
+    constexpr int kRows = P::kVectors == 2 ? 1 : kSideBySide / 2;
+    constexpr int kFound = Count < kRows ? Count : kRows;
     const Parameters its = of;
     const Area area = common;
     const Sums sums = into;
