@@ -298,6 +298,38 @@ def test_the_parts_of_an_untraceable_network_are_optimized(sign):
     assert "torch.fx cannot trace it" in str(report)
 
 
+class Twins(nn.Module):
+    """Two parts that share a layer, in a network that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = nn.Sequential(nn.Conv2d(3, 8, 1))
+        self.first = nn.Sequential(shared, nn.BatchNorm2d(8))
+        self.second = nn.Sequential(shared, nn.BatchNorm2d(8, eps=1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) - self.second(x) if x.sum() != 0 else x
+
+
+def test_a_layer_that_two_parts_share_is_left_to_both():
+    assert norms_of(assert_same(as_trained(Twins()), images(8))) == 2
+
+
+class Spread(nn.Module):
+    """A block whose shortcut is one value a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(3, 3, 1), sgenet.SpatialGroupEnhance(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.attention(self.conv(x)) + x.mean((2, 3), keepdim=True))
+
+
+def test_a_shortcut_of_another_shape_is_still_added():
+    assert optimization_report(assert_same(as_trained(Spread()), images(8))).joins == 1
+
+
 @pytest.mark.parametrize("name", ["resnet8_cifar", "sge_resnet8_cifar", "se_resnet8_cifar"])
 def test_bfloat16_and_channels_last(name):
     model = as_trained(sgenet.create_model(name, 10), torch.float32)
