@@ -130,6 +130,20 @@ def test_any_strides(backend, layout, which):
 
 
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("other", [NCHW, NHWC])
+def test_gradients_have_the_layout_of_their_maps(backend, layout, other):
+    x, residual, grad = (drawn((2, 12, 5, 6), layout=which, seed=i) for i, which in enumerate((layout, layout, other)))
+    maps = x.requires_grad_(), residual.requires_grad_()
+    parameters = torch.ones(3), torch.ones(3), 3
+    for y in (
+        sgenet.spatial_group_enhance(x, *parameters, residual=residual, relu=True),
+        ops.batch_norm_spatial_group_enhance(x, None, None, 1e-5, *parameters, residual=residual, relu=True)[0],
+        ops.scale_channels(x, x.detach().mean((2, 3)), residual, relu=True),
+    ):
+        assert [g.stride() for g in torch.autograd.grad(y, maps, grad)] == [t.stride() for t in maps]
+
+
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
 @pytest.mark.parametrize("shape", [(0, 12, 4, 4), (2, 12, 0, 4)])
 def test_an_empty_map_has_an_empty_result_and_zero_gradients(backend, layout, shape):
     x = torch.empty(shape).contiguous(memory_format=layout).requires_grad_()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor, nn
 
-from sgenet.ops.backends import backend_for
-from sgenet.ops.batch_norm import affine_of
+from sgenet.ops.backends import backend_for, backend_module
 
 __all__ = ["running_affine", "training_folds", "update_statistics", "wants_gradient"]
 
@@ -32,12 +29,19 @@ def running_affine(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
         A factor and a summand for each channel; None where the norm does something else, or where no kernel takes them:
         in plain torch, the norm itself is as fast, and compilers join it to the convolution.
     """
-    if not _is_batch_norm(norm, x) or norm.training or norm.running_mean is None or norm.running_var is None:
+    backend = _backend(norm, x)
+    if backend is None or not isinstance(norm, nn.BatchNorm2d) or norm.training:
         return None
-    return affine_of(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return None
+    # A compiler takes these few numbers apart by itself, and cannot look into a compiled function.
+    kernels = backend_module("reference" if torch.compiler.is_compiling() else backend)
+    affine: tuple[Tensor, Tensor] = kernels.norm_affine(mean, variance, norm.weight, norm.bias, norm.eps)
+    return affine
 
 
-def training_folds(norm: nn.Module, x: Tensor) -> bool:
+def training_folds(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether `batch_norm_spatial_group_enhance` does what a norm and SGE do to `x`, and a kernel computes it.
 
     Args:
@@ -47,8 +51,9 @@ def training_folds(norm: nn.Module, x: Tensor) -> bool:
     Returns:
         Whether it does; not for a norm in eval mode, nor where there is one value a channel, which torch refuses.
     """
+    single = all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.bias, norm.running_mean))
     several = x.numel() > x.shape[1]
-    return _is_batch_norm(norm, x) and norm.training and several and norm.running_mean is not None
+    return norm.training and single and several and norm.running_mean is not None and _backend(norm, x) is not None
 
 
 def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, x: Tensor) -> None:
@@ -70,9 +75,9 @@ def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, x: T
         norm.running_var.lerp_(variance * (count / (count - 1)), share)
 
 
-def _is_batch_norm(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether the norm is torch's own for maps, in float32, and kernels compute behind it."""
+def _backend(norm: nn.Module, x: Tensor) -> str | None:
+    """The kernels behind a norm that is torch's own for maps; None behind others, and where there are no kernels."""
     if type(norm) is not nn.BatchNorm2d or x.dim() != 4:
-        return False
-    single = all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.bias, norm.running_mean))
-    return single and backend_for(x.device.type, x.dtype, x.dim()) != "reference"
+        return None
+    backend = backend_for(x.device.type, x.dtype, 4)
+    return None if backend == "reference" else backend

@@ -33,6 +33,7 @@ _log = logging.getLogger("sgenet")
 _forced: list[str] = []  # by `use_backend`, the innermost last
 
 
+@functools.cache
 def backend_module(name: str) -> Any:  # noqa: ANN401  # a module; each has the functions of `reference`
     """The module with a backend's functions.
 
@@ -65,7 +66,7 @@ def backend_for(device: str, dtype: torch.dtype, axes: int) -> str:
     """
     asked = _forced[-1] if _forced else os.environ.get(VARIABLE)
     if not asked:
-        return next(name for name in BACKENDS if _reason_against(name, device, dtype, axes) is None)
+        return _first_that_can(device, dtype, axes)
     _check_known(asked)
     reason = _reason_against(asked, device, dtype, axes)
     if reason is not None:
@@ -118,6 +119,11 @@ def availability() -> dict[str, str | None]:
         True
     """
     return {name: _missing(name) for name in BACKENDS}
+
+
+@functools.cache
+def _first_that_can(device: str, dtype: torch.dtype, axes: int) -> str:
+    return next(name for name in BACKENDS if _reason_against(name, device, dtype, axes) is None)
 
 
 def _check_known(name: str) -> None:

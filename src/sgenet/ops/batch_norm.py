@@ -25,7 +25,7 @@ from sgenet.ops.registration import (
     through_relu,
 )
 
-__all__ = ["affine_of", "batch_norm_spatial_group_enhance"]
+__all__ = ["batch_norm_spatial_group_enhance"]
 
 
 def batch_norm_spatial_group_enhance(
@@ -80,32 +80,6 @@ def batch_norm_spatial_group_enhance(
     return results
 
 
-def affine_of(
-    mean: Tensor, variance: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, norm_eps: float
-) -> reference.Affine:
-    """The factor and the summand for each channel that a batch norm with given statistics is.
-
-    Args:
-        mean: C values.
-        variance: C values, biased.
-        norm_weight: C values, or None.
-        norm_bias: C values, or None.
-        norm_eps: What the norm adds to the variance.
-
-    Returns:
-        Both, in the dtype of the statistics or a wider one.
-
-    Examples:
-        >>> affine_of(torch.tensor([3.0]), torch.tensor([3.0]), torch.tensor([4.0]), torch.tensor([1.0]), 1.0)
-        (tensor([2.]), tensor([-5.]))
-    """
-    factor = (variance + norm_eps).rsqrt()
-    if norm_weight is not None:
-        factor = factor * norm_weight
-    summand = -mean * factor
-    return factor, summand if norm_bias is None else summand + norm_bias
-
-
 def _normed(
     x: Tensor,
     norm_weight: Tensor | None,
@@ -137,7 +111,7 @@ def _normed_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = kernels_for(x)
     mean, variance = kernels.moments(x)
-    affine = affine_of(mean, variance, norm_weight, norm_bias, norm_eps)
+    affine = kernels.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
     y = torch.empty_like(x)
     _, semantic, statistics = kernels.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, y)
     return y, mean, variance, semantic, statistics
@@ -162,18 +136,14 @@ def _normed_backward(
     has_residual: bool,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    affine = affine_of(mean, variance, norm_weight, norm_bias, norm_eps)
-    dnormed, dweight, dbias, dresidual = kernels_for(x).backward(
+    kernels = kernels_for(x)
+    affine = kernels.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
+    dnormed, dweight, dbias, dresidual = kernels.backward(
         grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu, affine
     )
-    inverse, wanted = (variance + norm_eps).rsqrt(), [True, norm_weight is not None, norm_bias is not None]
-    dx, *of_norm = torch.ops.aten.native_batch_norm_backward(
-        dnormed, x, norm_weight, None, None, mean, inverse, True, norm_eps, wanted
-    )
-    dnorm_weight, dnorm_bias = (
-        or_empty(d, x) if w else x.new_empty(0) for d, w in zip(of_norm, wanted[1:], strict=True)
-    )
-    return kept_format(x, dx), dnorm_weight, dnorm_bias, dweight, dbias, or_empty(dresidual, x)
+    dx, dnorm_weight, dnorm_bias = kernels.norm_backward(dnormed, x, mean, variance, norm_weight, norm_eps)
+    of_norm = (x.new_empty(0) if t is None else d for t, d in ((norm_weight, dnorm_weight), (norm_bias, dnorm_bias)))
+    return kept_format(x, dx), *of_norm, dweight, dbias, or_empty(dresidual, x)
 
 
 def _shapes(x: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.ops.cpu.build import LIBRARY
+from sgenet.ops.reference import norm_affine as norm_affine
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -28,6 +29,8 @@ __all__ = [
     "has_threads",
     "instruction_set",
     "moments",
+    "norm_affine",
+    "norm_backward",
     "scale_channels",
     "scale_channels_backward",
 ]
@@ -44,6 +47,7 @@ _ARGUMENTS: dict[str, list[Any]] = {  # what ctypes' classes have in common has 
     "sgenet_scale_forward": [_POINTER] * 6 + [_INDEX] * 3 + [_INT] * 4,
     "sgenet_scale_backward": [_POINTER] * 9 + [_INDEX] * 3 + [_INT] * 3,
     "sgenet_moments": [_POINTER] * 3 + [_INDEX] * 3 + [_INT] * 3,
+    "sgenet_norm_backward": [_POINTER] * 8 + [_INDEX] * 3 + [_INT] * 3,
 }
 _OUT_OF_MEMORY = 1
 
@@ -277,6 +281,37 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         )
     )  # fmt: skip
     return mean, variance
+
+
+def norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a batch norm in training.
+
+    Args:
+        grad: The gradient of what the norm returned, of the shape and dtype of `x`. It may be overwritten.
+        x: The norm's input, (B, C, H, W) in float32 or bfloat16.
+        mean: Of each channel of `x`: C float32 values.
+        variance: The same, biased.
+        weight: The norm's factor, C values, or None.
+        eps: What the norm adds to the variance.
+
+    Returns:
+        The gradients of x, of the factor and of the summand; the last two in float32.
+    """
+    x, channels_last = _dense(x)
+    upstream = _like(grad, x, channels_last)
+    batch, channels, height, width = x.shape
+    inverse, factor = (variance + eps).rsqrt(), None if weight is None else _floats(weight)
+    dweight, dbias = (torch.empty(channels, dtype=torch.float32) for _ in range(2))
+    _check(
+        _library().sgenet_norm_backward(
+            upstream.data_ptr(), x.data_ptr(), mean.data_ptr(), inverse.data_ptr(), _address(factor),
+            upstream.data_ptr(), dweight.data_ptr(), dbias.data_ptr(), batch, channels, height * width,
+            channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
+        )
+    )  # fmt: skip
+    return upstream, dweight, dbias
 
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:

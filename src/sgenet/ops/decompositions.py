@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sgenet.ops import reference
-from sgenet.ops.batch_norm import affine_of
 from sgenet.ops.registration import promoted
 
 __all__ = ["decompositions"]
@@ -83,7 +82,7 @@ def _normed(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, residual = promoted(x, residual)
     mean, variance = reference.moments(x)
-    affine = affine_of(mean, variance, norm_weight, norm_bias, norm_eps)
+    affine = reference.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
     y = reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine)[0]
     return y, mean, variance
 

@@ -13,7 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "backward", "forward", "gate", "moments", "scale_channels", "scale_channels_backward"]
+__all__ = [
+    "Affine",
+    "backward",
+    "forward",
+    "gate",
+    "moments",
+    "norm_affine",
+    "norm_backward",
+    "scale_channels",
+    "scale_channels_backward",
+]
 
 Affine = tuple[Tensor, Tensor]
 """A factor and a summand for each channel, C values of float32 each."""
@@ -54,14 +64,12 @@ def forward(
     """
     view = _GroupedView.of(x, groups, affine)
     masks = _masks(view, weight, bias, eps, scale, normalize)
-    target = None if out is None else _split(out, view.group_axis, groups)
-    if residual is None:
-        enhanced = torch.mul(view.values, masks.gate, out=target)
+    if out is None:
+        y = _joined(view.restored(view.values * masks.gate), residual, relu).to(x.dtype)
     else:
-        enhanced = torch.addcmul(view.alike(residual), view.values, masks.gate, out=target)
-    y = view.restored(enhanced, x.dtype) if out is None else out
+        y = _enhanced_into(out, view, masks.gate, residual, relu)
     statistics = torch.stack([view.by_sample(masks.left), view.by_sample(masks.deviation)], -1)
-    return _rectified(y, relu, out), view.by_sample(masks.semantic), statistics
+    return y, view.by_sample(masks.semantic), statistics
 
 
 def gate(
@@ -138,7 +146,7 @@ def backward(
     steepness = torch.where(deviation > 0, dgamma / (deviation * max(count - 1, 1)), 0)
     similarity = gamma * (inverse * (slope - dbeta / count) - steepness * normalised)
     through_mean = view.over_positions(similarity * view.values) / count
-    dx = view.restored(up * (sigmoid * scale) + (similarity * g + through_mean), x.dtype)
+    dx = view.restored((up * (sigmoid * scale) + (similarity * g + through_mean)).to(x.dtype))
     dweight, dbias = view.by_sample(dgamma).sum(0).to(weight.dtype), view.by_sample(dbeta).sum(0).to(bias.dtype)
     return dx, dweight, dbias, upstream if has_residual else None
 
@@ -166,11 +174,13 @@ def scale_channels(
     """
     values = _affine_map(x, affine)
     factor = _per_channel(gate.to(values.dtype), x)
+    if out is None:
+        return _joined(values * factor, residual, relu).to(x.dtype)
     if residual is None:
-        y = torch.mul(values, factor, out=out)
+        torch.mul(values, factor, out=out)
     else:
-        y = torch.addcmul(residual.to(values.dtype), values, factor, out=out)
-    return _rectified(y.to(x.dtype), relu, out)
+        torch.addcmul(residual.to(values.dtype), values, factor, out=out)
+    return out.relu_() if relu else out
 
 
 def scale_channels_backward(
@@ -218,6 +228,56 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
+def norm_affine(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm with given statistics does to each channel.
+
+    Args:
+        mean: C values.
+        variance: C values, biased.
+        weight: The norm's factor, C values, or None.
+        bias: The norm's summand, C values, or None.
+        eps: What the norm adds to the variance.
+
+    Returns:
+        A factor and a summand for each channel, in float64 where the statistics are, in float32 otherwise.
+
+    Examples:
+        >>> norm_affine(torch.tensor([3.0]), torch.tensor([3.0]), torch.tensor([4.0]), torch.tensor([1.0]), 1.0)
+        (tensor([2.]), tensor([-5.]))
+    """
+    wide = _wide(mean.dtype)
+    factor = (variance.to(wide) + eps).rsqrt()
+    factor = factor if weight is None else factor * weight.to(wide)
+    summand = -mean.to(wide) * factor
+    return factor, summand if bias is None else summand + bias.to(wide)
+
+
+def norm_backward(
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a batch norm in training.
+
+    Args:
+        grad: The gradient of what the norm returned, of the shape and dtype of `x`. It may be overwritten.
+        x: The norm's input, (B, C, *spatial).
+        mean: Of each channel of `x`, as `moments` returns it.
+        variance: The same, biased.
+        weight: The norm's factor, C values, or None.
+        eps: What the norm adds to the variance.
+
+    Returns:
+        The gradients of x, of the factor and of the summand.
+    """
+    factor = torch.ones_like(mean) if weight is None else weight
+    inverse, all_three = (variance + eps).rsqrt(), [True, True, True]
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        grad, x, factor, None, None, mean, inverse, True, eps, all_three
+    )
+    return gradients
+
+
 class _GroupedView(NamedTuple):
     """The input with its channels split: (B, G, d, *spatial), or (B, *spatial, G, d) where channels are innermost.
 
@@ -250,9 +310,9 @@ class _GroupedView(NamedTuple):
         """Another map of the same shape, split in the same way."""
         return _split(x.to(self.values.dtype), self.group_axis, self.values.shape[self.group_axis])
 
-    def restored(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+    def restored(self, values: Tensor) -> Tensor:
         """A result that is split like the view, as a map with the input's axes."""
-        return values.to(dtype).flatten(self.group_axis, self.group_axis + 1).movedim(self.group_axis, 1)
+        return values.flatten(self.group_axis, self.group_axis + 1).movedim(self.group_axis, 1)
 
     def over_channels(self, values: Tensor) -> Tensor:
         """The sum over the channels of each group."""
@@ -340,10 +400,19 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _rectified(y: Tensor, relu: bool, out: Tensor | None) -> Tensor:
-    if not relu:
-        return y
-    return y.relu() if out is None else y.relu_()
+def _joined(y: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    # With the axes of the network, not of the groups: a compiler then makes one loop of this and what follows.
+    y = y if residual is None else y + residual
+    return y.relu() if relu else y
+
+
+def _enhanced_into(out: Tensor, view: _GroupedView, gate: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    target = _split(out, view.group_axis, view.values.shape[view.group_axis])
+    if residual is None:
+        torch.mul(view.values, gate, out=target)
+    else:
+        torch.addcmul(view.alike(residual), view.values, gate, out=target)
+    return out.relu_() if relu else out
 
 
 def _affine_map(x: Tensor, affine: Affine | None) -> Tensor:

@@ -84,16 +84,13 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
     if torch.compiler.is_compiling():
         by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or torch.onnx.is_in_onnx_export()
-    )
+    # torch.onnx exports by torch.export, and its older way by torch.jit.
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def kept_format(x: Tensor, y: Tensor) -> Tensor:
-    """`y` in the memory format of `x`, where a backend knows only the two usual ones."""
-    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+    """`y` in the memory format of `x`, which compilers rely on; a backend may have found another one handier."""
+    if y.stride() == x.stride():
         return y
     kept = torch.empty_like(x)
     return y if y.stride() == kept.stride() else kept.copy_(y)
@@ -108,8 +105,8 @@ def promoted(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]
 
 
 def or_empty(gradient: Tensor | None, x: Tensor) -> Tensor:
-    """A gradient that there may be none of: an operator returns tensors."""
-    return x.new_empty(0) if gradient is None else gradient
+    """A gradient that there may be none of, in the memory format of `x`: an operator returns tensors."""
+    return x.new_empty(0) if gradient is None else kept_format(x, gradient)
 
 
 def through_relu(grad: Tensor, y: Tensor | None) -> Tensor:

@@ -58,6 +58,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from sgenet.ops.reference import norm_affine, norm_backward
 from sgenet.ops.triton_scaling import scale_channels, scale_channels_backward
 from sgenet.ops.triton_tiles import (
     Forms,
@@ -79,6 +80,9 @@ __all__ = [
     "LARGEST_TILE_FORWARD",
     "backward",
     "forward",
+    "moments",
+    "norm_affine",
+    "norm_backward",
     "scale_channels",
     "scale_channels_backward",
 ]

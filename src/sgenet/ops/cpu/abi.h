@@ -75,6 +75,14 @@ struct Moments {
   float *mean, *variance;  // a value a channel
 };
 
+struct NormBackward {
+  Shape shape;
+  const void *gradient, *x;
+  const float *mean, *inverse, *weight;  // a value a channel; weight may be null
+  void* dx;                              // may be `gradient`
+  float *dweight, *dbias;                // a value a channel
+};
+
 // One instruction set's kernels. They do nothing and return kNotHere where a shape does not fit their vectors.
 struct Kernels {
   const char* name;
@@ -83,6 +91,7 @@ struct Kernels {
   Status (*scale_forward)(const ScaleForward&);
   Status (*scale_backward)(const ScaleBackward&);
   Status (*moments)(const Moments&);
+  Status (*norm_backward)(const NormBackward&);
 };
 
 }  // namespace sgenet

@@ -143,3 +143,12 @@ SGENET_EXPORT int sgenet_moments(const void* x, float* mean, float* variance, In
       &Kernels::moments,
       {shape_of(batch, channels, positions, channels_last, bfloat16, threads), x, mean, variance});
 }
+
+SGENET_EXPORT int sgenet_norm_backward(const void* gradient, const void* x, const float* mean, const float* inverse,
+                                       const float* weight, void* dx, float* dweight, float* dbias, Index batch,
+                                       Index channels, Index positions, int channels_last, int bfloat16, int threads) {
+  return run<sgenet::NormBackward>(
+      &Kernels::norm_backward,
+      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
+       gradient, x, mean, inverse, weight, dx, dweight, dbias});
+}

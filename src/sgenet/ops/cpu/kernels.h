@@ -46,6 +46,7 @@
 #include "channels_first.h"
 #include "channels_last.h"
 #include "moments.h"
+#include "norm_backward.h"
 #include "scale_channels.h"
 #include "threads.h"
 #include "vector.h"
@@ -384,6 +385,42 @@ inline Status moments(const Moments& call) {
     constexpr int W = decltype(width)::value;
     if (call.shape.channels_last) return moments_channels_last<T, W>(call);
     const MomentsPass<T, W> pass{call};
+    const Row<T, W> row(call.shape.positions);
+    in_parallel(call.shape.threads, [&](Team team) { pass.run_channels_first(row, team.share(call.shape.channels)); });
+    return kDone;
+  });
+}
+
+// ------------------------------------------------------------------------------------------- backward of a batch norm
+
+template <class T, int W>
+Status norm_backward_channels_last(const NormBackward& call) {
+  using Pass = NormBackwardPass<T, W>;
+  const Shape& shape = call.shape;
+  typename Pass::Common common;
+  typename Pass::Area* areas = nullptr;
+  const bool enough = carved([&](Carver& carver) {
+    common.carve(carver, shape.channels);
+    areas = carve_areas<Pass>(carver, shape.threads, shape.channels);
+  });
+  if (!enough) return kOutOfMemory;
+  Rows<T, W>::to_pack_order(call.mean, common.mean, shape.channels);
+  const Pass pass{call};
+  in_parallel(shape.threads, [&](Team team) { pass.run_channels_last(team, common, areas); });
+  return kDone;
+}
+
+inline Status norm_backward(const NormBackward& call) {
+  if (is_empty(call.shape)) {
+    clear(call.dweight, call.shape.channels);
+    clear(call.dbias, call.shape.channels);
+    return kDone;
+  }
+  return with_pack_of(call.shape, [&](auto type, auto width) {
+    using T = typename decltype(type)::Is;
+    constexpr int W = decltype(width)::value;
+    if (call.shape.channels_last) return norm_backward_channels_last<T, W>(call);
+    const NormBackwardPass<T, W> pass{call};
     const Row<T, W> row(call.shape.positions);
     in_parallel(call.shape.threads, [&](Team team) { pass.run_channels_first(row, team.share(call.shape.channels)); });
     return kDone;

@@ -10,7 +10,13 @@ namespace sgenet {
 
 extern const Kernels kernels_avx2;
 const Kernels kernels_avx2 = {
-    "avx2", avx2::enhance_forward, avx2::enhance_backward, avx2::scale_forward, avx2::scale_backward, avx2::moments,
+    "avx2",
+    avx2::enhance_forward,
+    avx2::enhance_backward,
+    avx2::scale_forward,
+    avx2::scale_backward,
+    avx2::moments,
+    avx2::norm_backward,
 };
 
 }  // namespace sgenet

@@ -10,7 +10,13 @@ namespace sgenet {
 
 extern const Kernels kernels_avx512;
 const Kernels kernels_avx512 = {
-    "avx512", avx512::enhance_forward, avx512::enhance_backward, avx512::scale_forward, avx512::scale_backward, avx512::moments,
+    "avx512",
+    avx512::enhance_forward,
+    avx512::enhance_backward,
+    avx512::scale_forward,
+    avx512::scale_backward,
+    avx512::moments,
+    avx512::norm_backward,
 };
 
 }  // namespace sgenet

@@ -10,7 +10,13 @@ namespace sgenet {
 
 extern const Kernels kernels_avx512_bf16;
 const Kernels kernels_avx512_bf16 = {
-    "avx512_bf16", avx512_bf16::enhance_forward, avx512_bf16::enhance_backward, avx512_bf16::scale_forward, avx512_bf16::scale_backward, avx512_bf16::moments,
+    "avx512_bf16",
+    avx512_bf16::enhance_forward,
+    avx512_bf16::enhance_backward,
+    avx512_bf16::scale_forward,
+    avx512_bf16::scale_backward,
+    avx512_bf16::moments,
+    avx512_bf16::norm_backward,
 };
 
 }  // namespace sgenet

@@ -10,7 +10,13 @@ namespace sgenet {
 
 extern const Kernels kernels_portable;
 const Kernels kernels_portable = {
-    "portable", portable::enhance_forward, portable::enhance_backward, portable::scale_forward, portable::scale_backward, portable::moments,
+    "portable",
+    portable::enhance_forward,
+    portable::enhance_backward,
+    portable::scale_forward,
+    portable::scale_backward,
+    portable::moments,
+    portable::norm_backward,
 };
 
 }  // namespace sgenet
