@@ -118,7 +118,11 @@ def _modules_for_cpu() -> Iterator[Setting]:
 
 
 def _on_cpu(name: str, dtype: str, *musts: Must, **options: Any) -> Setting:  # noqa: ANN401  # those of the settings
-    return Setting(f"{name}, {dtype}", BenchSettings(device="cpu", **options | {"dtype": dtype}), musts)
+    # The whole list is to end within the hour; SE is left out where each network is compiled, which takes the longest.
+    common: dict[str, Any] = {"device": "cpu", "seconds": 45.0}
+    if options.get("compile"):
+        common["attention"] = ("sge",)
+    return Setting(f"{name}, {dtype}", BenchSettings(**common | options | {"dtype": dtype}), musts)
 
 
 def _for_gpu() -> Iterator[Setting]:

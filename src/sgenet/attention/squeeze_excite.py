@@ -103,7 +103,9 @@ class SqueezeExcite(Attention):
             branch = x if norm is None else norm(x)
             return scale_channels(branch, self.gate(branch).flatten(1), residual, relu=True)
         # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
-        affine = None if norm is None or self.squeeze != "avg" else running_affine(norm, x)
+        # And the kernels round a norm differently in the last bit; one that started as the identity keeps them all.
+        folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None
+        affine = running_affine(norm, x) if folds and norm is not None else None
         branch = x if norm is None or affine is not None else norm(x)
         return scale_channels_(branch, self._excited(self._squeezed(branch, affine)).flatten(1), residual, True, affine)
 

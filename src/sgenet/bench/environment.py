@@ -24,7 +24,7 @@ def prepare(words: Sequence[str], *, tuned: bool = True, start_again: Callable[[
     """Set what torch and glibc read only once; for the latter, start this program again where that is needed.
 
     It is not started again without glibc, where one of these settings is there already, or where this process was not
-    started as `sgenet WORDS`, but calls the command from a program of its own.
+    started as `sgenet bench WORDS`, but calls the command from a program of its own.
 
     Args:
         words: The words of the command line, without the command's name.
@@ -32,7 +32,7 @@ def prepare(words: Sequence[str], *, tuned: bool = True, start_again: Callable[[
         start_again: Replaces the process by one with the same arguments and `os.environ`.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, tells what it starts
-    mine = sys.argv[2:] == list(words)
+    mine = sys.argv[1:] == ["bench", *words]
     if not tuned or platform.libc_ver()[0] != "glibc" or not mine or any(name in os.environ for name in _TUNED):
         return
     os.environ.update(_TUNED)
