@@ -149,8 +149,8 @@ def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, 
     expected = by_formula(case, groups, add, relu, ours.y)
     assert ours.y.dtype == ours.dx.dtype == dtype
     assert ours.y.stride() == ours.dx.stride() == case.x.stride()
-    for name in ("y", "dx"):
-        assert_close(getattr(ours, name), getattr(expected, name), TOLERANCE[dtype], name)
+    assert_close(ours.y, expected.y, TOLERANCE[dtype], "y")
+    assert_close(ours.dx, expected.dx, TOLERANCE[dtype] * lost(case, groups, expected.semantic), "dx")
     for name in ("semantic", "dweight", "dbias"):
         assert_close(getattr(ours, name), getattr(expected, name), SUMS, name)
     if add:
@@ -159,8 +159,19 @@ def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, 
         assert ours.dresidual is None
 
 
+def lost(case, groups, semantic):
+    """By what the shortest mean vector enlarges float32's rounding in its own direction, and so in dx; 1 is the least.
+
+    The mean of values of 1 is known to 6e-8. Where it is 0.001, its direction and every similarity are known to 6e-5.
+    """
+    lengths = semantic.reshape(len(semantic), groups, -1).norm(dim=2)
+    return (mapped(case, case.x.double()).abs().amax() / lengths.amin() / 50).clamp_min(1).item()
+
+
 # Each path of each width: groups of 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups; groups
-# and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any.
+# and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more than 1 MiB
+# of float32, which NHWC takes in two looks.
+LARGE = [((1, 256, 46, 45), 64), ((1, 128, 67, 62), 16)]
 SHAPES = [
     ((2, 64, 5, 5), 16),
     ((1, 128, 3, 11), 16),
@@ -178,6 +189,7 @@ SHAPES = [
     ((3, 8, 1, 3), 4),
     ((2, 6, 1, 1), 2),
     ((1, 64, 9, 29), 16),
+    *LARGE,
 ]
 
 
@@ -286,6 +298,52 @@ def test_moments_keep_a_small_variance_beside_a_large_mean(isa, layout, dtype, t
         torch.testing.assert_close(variance.double(), expected, rtol=1e-4, atol=1e-9)
 
 
+@DTYPES
+@LAYOUTS
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("with_weight", [False, True])
+def test_the_gradients_of_a_batch_norm(isa, layout, dtype, threads, with_weight):
+    torch.set_num_threads(threads)
+    for shape in ((3, 64, 9, 11), (2, 10, 5, 3), (2, 3, 1, 1), (4, 16, 1, 2), (5, 32, 7, 7)):
+        case = draw(shape, 1, dtype, layout)
+        x = case.x.double().requires_grad_()
+        weight, bias = (torch.full(shape[1:2], value, dtype=torch.float64).requires_grad_() for value in (1.5, 0.5))
+        torch.nn.functional.batch_norm(x, None, None, weight if with_weight else None, bias, True, eps=1e-2).backward(
+            case.grad.double()
+        )
+        mean, variance = cpu_kernels.moments(case.x)
+        given = torch.full(shape[1:2], 1.5) if with_weight else None
+        dx, dweight, dbias = cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, given, 1e-2)
+        assert dx.stride() == case.x.stride()
+        assert_close(dx, x.grad, 4 * TOLERANCE[dtype], "dx")
+        assert_close(dbias, bias.grad, SUMS, "dbias")
+        if with_weight:
+            assert_close(dweight, weight.grad, 4 * SUMS, "dweight")
+
+
+@pytest.mark.parametrize("channels", [1, 63, 64, 200])
+def test_the_affine_layer_of_a_batch_norm(isa, channels):
+    """Each input in each dtype, or left out."""
+    drawn = torch.randn(4, channels, generator=torch.Generator().manual_seed(0))
+    drawn[1] = drawn[1].square()
+    for dtypes in itertools.product((torch.float32, torch.bfloat16, torch.float64), repeat=4):
+        mean, variance, weight, bias = (v.to(dtype) for v, dtype in zip(drawn, dtypes, strict=True))
+        for gamma, beta in itertools.product((weight, None), (bias, None)):
+            factor, summand = cpu_kernels.norm_affine(mean, variance, gamma, beta, 1e-3)
+            expected = (1.0 if gamma is None else gamma.double()) / (variance.double() + 1e-3).sqrt()
+            torch.testing.assert_close(factor.double(), expected, rtol=3e-7, atol=0)
+            expected = (0.0 if beta is None else beta.double()) - mean.double() * expected
+            torch.testing.assert_close(summand.double(), expected, rtol=1e-6, atol=2e-6)
+
+
+def test_the_affine_layer_of_a_batch_norm_reads_any_stride(isa):
+    strided = torch.rand(10, 4) + 0.5
+    factor, summand = cpu_kernels.norm_affine(*strided.unbind(1), 0.0)
+    dense = cpu_kernels.norm_affine(*strided.t().contiguous().unbind(), 0.0)
+    assert torch.equal(factor, dense[0])
+    assert torch.equal(summand, dense[1])
+
+
 @LAYOUTS
 def test_the_number_of_threads_changes_nothing_but_rounding(isa, layout):
     case = draw((3, 128, 13, 5), 16, torch.float32, layout)
@@ -302,7 +360,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(isa, layout):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_constant_maps_have_the_gate_of_the_bias_and_the_gradients_of_the_formula(isa, layout, value, threads):
     torch.set_num_threads(threads)
-    for shape, groups in (((1, 64, 5, 5), 16), ((1, 6, 3, 5), 2), ((2, 6, 1, 1), 2)):
+    for shape, groups in (((1, 64, 5, 5), 16), ((1, 6, 3, 5), 2), ((2, 6, 1, 1), 2), *LARGE):
         case = draw(shape, groups, torch.float32, layout)
         case.x = torch.full_like(case.x, value)
         ours = by_kernels(case, groups, add=False, relu=False)
@@ -317,19 +375,30 @@ def test_constant_maps_have_the_gate_of_the_bias_and_the_gradients_of_the_formul
 @LAYOUTS
 def test_a_large_mean_costs_no_precision(isa, layout):
     """c - mean(c) is a small difference of large numbers here: formed after the sums, it would be rounding alone."""
-    case = draw((1, 64, 4, 4), 16, torch.float32, layout)
-    case.x = case.x + 1000
-    ours = by_kernels(case, 16, add=False, relu=False)
-    expected = by_formula(case, 16, add=False, relu=False, y=ours.y)
+    for shape, groups in (((1, 64, 4, 4), 16), LARGE[0]):
+        case = draw(shape, groups, torch.float32, layout)
+        case.x = case.x + 1000
+        ours = by_kernels(case, groups, add=False, relu=False)
+        expected = by_formula(case, groups, add=False, relu=False, y=ours.y)
+        assert_close(ours.y, expected.y, 1e-5, "y")
+        assert_close(ours.dx, expected.dx, 1e-4, "dx")
+
+
+def test_two_looks_bear_an_outlier_where_they_begin(isa):
+    """Their sums are relative to the first rows."""
+    shape, groups = LARGE[0]
+    case = draw(shape, groups, torch.float32, NHWC)
+    case.x[0, :, 0, 0] = 30
+    ours = by_kernels(case, groups, add=False, relu=False)
+    expected = by_formula(case, groups, add=False, relu=False, y=ours.y)
     assert_close(ours.y, expected.y, 1e-5, "y")
-    assert_close(ours.dx, expected.dx, 1e-4, "dx")
 
 
 @LAYOUTS
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("relu", [False, True])
 def test_values_that_are_not_finite_stay_in_their_group(isa, layout, value, relu):
-    for shape, groups in (((2, 64, 3, 3), 16), ((2, 6, 3, 3), 2)):
+    for shape, groups in (((2, 64, 3, 3), 16), ((2, 6, 3, 3), 2), LARGE[0]):
         case = draw(shape, groups, torch.float32, layout)
         case.x[0, 1, 2, 0] = value
         ours = by_kernels(case, groups, add=True, relu=relu)
@@ -343,11 +412,12 @@ def test_values_that_are_not_finite_stay_in_their_group(isa, layout, value, relu
 
 @DTYPES
 def test_rounding_to_bfloat16_is_torchs(isa, dtype):
-    """Ties, subnormal numbers but for AVX512-BF16, which takes them as 0, the largest ones, and NaN."""
+    """Ties, subnormal numbers, the largest ones, and NaN."""
     values = torch.tensor(
         [1.00390625, 1.01171875, -1.00390625, 3.3895e38, -3.4e38, float("nan"), float("inf"), 0.0, 1e-37]
     )
-    bits = torch.randint(0x0080_0000, 0x7F00_0000, (3991,), dtype=torch.int32)
+    bits = torch.randint(1, 0x7F00_0000, (3991,), dtype=torch.int32)
+    bits[:100] %= 0x0080_0000  # subnormal
     values = torch.cat([values, bits.view(torch.float32)])[:4000].reshape(1, 4000, 1, 1)
     y = cpu_kernels.scale_channels(torch.ones_like(values).to(dtype), values.reshape(1, -1))
     assert torch.equal(y.nan_to_num(7.0), values.to(dtype).nan_to_num(7.0))
@@ -415,7 +485,8 @@ def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout
             ours = by_kernels(case, groups, add=True, relu=True)
             y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.affine)
             cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.affine)
-            cpu_kernels.moments(case.x)
+            mean, variance = cpu_kernels.moments(case.x)
+            cpu_kernels.norm_backward(guarded.like(case.grad, at_end), case.x, mean, variance, None, 1e-5)
         assert torch.equal(ours.y, expected.y)
         assert torch.equal(ours.dx, expected.dx)
 
@@ -520,12 +591,17 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
     assert not (tmp_path / "out" / LIBRARY).exists()
 
 
+# Without what `undefined` checks at every access besides (null, alignment, object-size): a compiler takes twice as long
+# for that, and the address sanitizer sees where an access goes.
+SANITIZERS = "address,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,bool,return,unreachable"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizers are preloaded")
 def test_sanitizers_find_nothing(tmp_path):
     try:
         compiler = find_compiler()
-        path = build(tmp_path, ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+        path = build(tmp_path, ["-O0", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"])
     except BuildError as error:
         pytest.skip(str(error))
     runtimes = [
@@ -561,4 +637,5 @@ def every_path_once():
         case = draw(shape, groups, dtype, layout, affine=full)
         y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.affine)
         cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.affine)
-        cpu_kernels.moments(case.x)
+        mean, variance = cpu_kernels.moments(case.x)
+        cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5)

@@ -122,7 +122,7 @@ class SpatialGroupEnhance(Attention):
             return y
         if wants_gradient(x, residual, norm, self):
             return spatial_group_enhance(x if norm is None else norm(x), *parameters)
-        # The kernels round a norm differently in the last bit, and a module that started as the identity keeps them all.
+        # The kernels round a norm differently in the last bit; a module that started as the identity keeps them all.
         affine = None if norm is None or self.scale != 1.0 else running_affine(norm, x)
         branch = x if norm is None or affine is not None else norm(x)
         return spatial_group_enhance_(branch, *parameters, affine)

@@ -20,7 +20,8 @@ struct Row {
   Index positions, packs;
   Mask<W> unseen[P::kVectors];  // the lanes of the last pack that no other pack holds
 
-  explicit Row(Index all_positions) : positions(all_positions), packs((all_positions + P::kElements - 1) / P::kElements) {
+  explicit Row(Index all_positions)
+      : positions(all_positions), packs((all_positions + P::kElements - 1) / P::kElements) {
     const Index seen = packs * P::kElements - positions;
     for (int h = 0; h < P::kVectors; ++h) {
       for (int lane = 0; lane < W; ++lane) unseen[h][lane] = P::element(h, lane) >= seen ? -1 : 0;
@@ -88,10 +89,10 @@ struct ChannelsFirstForward {
     return pack.v[0];
   }
 
-  // t of `Count` packs; adds to the sums of t and t^2.
+  // t of `Count` packs; adds to the sums of t - first and of its square, which are exactly 0 on a constant map.
   template <int Count>
   SGENET_INLINE void similarity_of(const T* x, Index channel, const float* semantic, Index pack, float* similarity,
-                                   V& total, V& squares) const {
+                                   float& first, V& total, V& squares) const {
     V t[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, channel + j);
@@ -101,10 +102,11 @@ struct ChannelsFirstForward {
         for (int h = 0; h < P::kVectors; ++h) t[k][h] += (map(in.v[h]) - g) * g;
       }
     }
+    if (pack == 0) first = t[0][0][0];
     for (int k = 0; k < Count; ++k) {
       for (int h = 0; h < P::kVectors; ++h) {
         store<W>(similarity + (pack + k) * P::kElements + h * W, t[k][h]);
-        const V counted = row.counted(pack + k, h, t[k][h]);
+        const V counted = row.counted(pack + k, h, t[k][h] - first);
         total += counted;
         squares += counted * counted;
       }
@@ -112,13 +114,16 @@ struct ChannelsFirstForward {
   }
 
   Statistics find_similarity(const T* x, Index channel, const float* semantic, float* similarity) const {
+    float first = 0;  // t at the first position: of the others, the differences from it are summed up
     V total{}, squares{};
     Index pack = 0;
     for (; pack + kTogether <= row.packs; pack += kTogether) {
-      similarity_of<kTogether>(x, channel, semantic, pack, similarity, total, squares);
+      similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total, squares);
     }
-    for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, total, squares);
-    return statistics_of(sum_of_lanes<W>(total), sum_of_lanes<W>(squares), row.positions);
+    for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total, squares);
+    Statistics found = statistics_of(sum_of_lanes<W>(total), sum_of_lanes<W>(squares), row.positions);
+    found.left += first;
+    return found;
   }
 
   // The gate takes the place of t.
@@ -131,7 +136,8 @@ struct ChannelsFirstForward {
   }
 
   template <bool WithResidual>
-  SGENET_INLINE P enhanced(const Map& map, const T* x, const T* residual, const float* gate, V floor, Index pack) const {
+  SGENET_INLINE P enhanced(const Map& map, const T* x, const T* residual, const float* gate, V floor,
+                           Index pack) const {
     const Index at = row.start(pack);
     P out = P::read(x + at);
     for (int h = 0; h < P::kVectors; ++h) out.v[h] = map(out.v[h]) * load<W>(gate + pack * P::kElements + h * W);
@@ -270,7 +276,9 @@ struct ChannelsFirstBackward {
   void sum_all(const Maps& maps, const Group& of, float& dbeta, float& dgamma) const {
     V slopes{}, products{};
     Index pack = 0;
-    for (; pack + kTogether <= row.packs; pack += kTogether) slope_of<Relu, kTogether>(maps, of, pack, slopes, products);
+    for (; pack + kTogether <= row.packs; pack += kTogether) {
+      slope_of<Relu, kTogether>(maps, of, pack, slopes, products);
+    }
     for (; pack < row.packs; ++pack) slope_of<Relu, 1>(maps, of, pack, slopes, products);
     dbeta = sum_of_lanes<W>(slopes);
     dgamma = sum_of_lanes<W>(products);

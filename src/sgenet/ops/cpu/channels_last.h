@@ -2,83 +2,14 @@
 #pragma once
 
 #include "abi.h"
+#include "covariances.h"
+#include "rows.h"
 #include "statistics.h"
 #include "threads.h"
 #include "vector.h"
 
 namespace sgenet {
 namespace SGENET_ISA {
-
-// Rows (positions) between two look-ups of the running sums. A chunk's sums are formed by themselves and then added to
-// the total, which keeps the rounding of long sums small; and the passes walk over the chunks in turns up and down, so
-// that each begins with what the one before it has left in the nearest cache.
-constexpr Index kChunk = 64;
-
-enum class Direction { kUp, kDown };
-
-template <class Body>
-void in_chunks(Range rows, Direction direction, Body body) {
-  const Index chunks = (rows.last - rows.first + kChunk - 1) / kChunk;
-  for (Index i = 0; i < chunks; ++i) {
-    const Index first = rows.first + (direction == Direction::kUp ? i : chunks - 1 - i) * kChunk;
-    body(Range{first, least(first + kChunk, rows.last)});
-  }
-}
-
-inline void clear(float* values, Index count) { std::memset(values, 0, std::size_t(count) * sizeof(float)); }
-
-inline void add_to(float* total, const float* part, Index count) {
-  for (Index i = 0; i < count; ++i) total[i] += part[i];
-}
-
-// The order of channels within a row of packs, and the loops over rows that need no groups.
-template <class T, int W>
-struct Rows {
-  using P = Pack<T, W>;
-  using V = Vector<W>;
-
-  static Index channel_of(Index place) {
-    const Index within = place % P::kElements;
-    return place - within + P::element(int(within / W), int(within % W));
-  }
-
-  static void to_pack_order(const float* natural, float* packed, Index channels) {
-    for (Index place = 0; place < channels; ++place) packed[place] = natural[channel_of(place)];
-  }
-
-  static void to_natural_order(const float* packed, float* natural, Index channels) {
-    for (Index place = 0; place < channels; ++place) natural[channel_of(place)] = packed[place];
-  }
-
-  // sums[c] += the sum of channel c over the rows. As many columns at once as there are registers for: row after row, so
-  // that memory is read in its own order, which the prefetcher knows to follow.
-  static void add_columns(const T* x, Range rows, Index channels, float* sums) {
-    constexpr int kPacks = kSumRegisters / P::kVectors;
-    Index c = 0;
-    for (; c + kPacks * P::kElements <= channels; c += kPacks * P::kElements) add_block<kPacks>(x, rows, channels, c, sums);
-    for (; c < channels; c += P::kElements) add_block<1>(x, rows, channels, c, sums);
-  }
-
- private:
-  static constexpr int kSumRegisters = SGENET_WIDTH == 16 ? 16 : 8;
-
-  template <int Packs>
-  static void add_block(const T* x, Range rows, Index channels, Index c, float* sums) {
-    V sum[Packs][P::kVectors] = {};
-    for (Index row = rows.first; row < rows.last; ++row) {
-      for (int i = 0; i < Packs; ++i) {
-        const P in = P::read(x + row * channels + c + i * P::kElements);
-        for (int h = 0; h < P::kVectors; ++h) sum[i][h] += in.v[h];
-      }
-    }
-    for (int i = 0; i < Packs; ++i) {
-      for (int h = 0; h < P::kVectors; ++h) {
-        float* place = sums + c + i * P::kElements + h * W;
-        store<W>(place, load<W>(place) + sum[i][h]);
-      }
-    }
-  }
-};
 
 // Sums that are formed side by side: as many as the registers hold.
 constexpr int kSideBySide = SGENET_WIDTH == 16 ? 4 : 2;
@@ -94,6 +25,14 @@ struct ChannelsLast {
   static Index group_of(Index slot) {
     const Index lane = slot % W;
     return slot - lane + lane % K * (W / K) + lane / K;
+  }
+
+  // While a pass writes, memory has time to bring what is read next: of the thread's next sample what stands at the
+  // same place, where a cache has room for it, or else what comes a few rows later.
+  static constexpr Index kAhead = 8192 / Index(sizeof(T));
+
+  static Index ahead(Index sample_elements, bool more, Index room_bytes) {
+    return more && sample_elements * Index(sizeof(T)) <= room_bytes ? sample_elements : kAhead;
   }
 
   // What all samples share, in pack order and slot order.
@@ -153,7 +92,9 @@ struct ChannelsLast {
   template <class Body>
   static SGENET_INLINE void for_packs(const Parameters& of, Index place, Body body) {
     unrolled<K>([&](auto run) SGENET_INLINE {
-      for (Index i = 0; i < of.repeats(); ++i) body(run, place + (decltype(run)::value * of.repeats() + i) * P::kElements);
+      for (Index i = 0; i < of.repeats(); ++i) {
+        body(run, place + (decltype(run)::value * of.repeats() + i) * P::kElements);
+      }
     });
   }
 };
@@ -168,17 +109,24 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
-  // What one thread keeps for a sample; the first thread's area is the common one where a sample is split.
+  using Covariance = Covariances<T, W, K>;
+
+  // What one thread keeps for a sample.
   struct Area {
-    float* sums;                         // of each channel
+    float* sums;                         // of each channel, or what Covariance gathers instead
+    float *chunk_sums, *origin;          // for Covariance alone
     float *total, *squares;              // of each group's t and t^2
     float *chunk_total, *chunk_squares;  // the same of a chunk
     float* semantic;                     // g, in pack order
     float *left, *inverse;               // of each group
     float* similarity;                   // t of each position and group
+    float* gates;                        // of each group in rows that are taken together
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
-      sums = carver.floats(channels);
+      const bool two_looks = takes_two_looks(channels, groups, positions);
+      sums = carver.floats(two_looks ? Covariance::floats(channels) : channels);
+      chunk_sums = carver.floats(two_looks ? Covariance::floats(channels) : 0);
+      origin = carver.floats(two_looks ? channels : 0);
       total = carver.floats(groups);
       squares = carver.floats(groups);
       chunk_total = carver.floats(groups);
@@ -186,14 +134,22 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
       semantic = carver.floats(channels);
       left = carver.floats(groups);
       inverse = carver.floats(groups);
-      similarity = carver.floats(groups * positions);
+      similarity = carver.floats(two_looks ? 0 : groups * positions);
+      gates = carver.floats(groups * kSideBySide);
     }
   };
 
   const EnhanceForward& call;
   const Parameters& of;
-  Area* areas;
   bool streams;
+
+  // Where a sample is too large for the nearer caches, another look at it costs more than its covariances.
+  static bool takes_two_looks(Index channels, Index groups, Index positions) {
+    return Covariance::kWorthIt && channels / groups == K &&
+           channels * positions * Index(sizeof(T)) > kFarBytes;
+  }
+  static constexpr Index kFarBytes = Index{1} << 20;
+  static constexpr Index kRoomBytes = Index{2} << 20;  // for the next sample
 
   Index positions() const { return call.shape.positions; }
 
@@ -202,47 +158,58 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     in_chunks(rows, Direction::kUp, [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.sums); });
   }
 
-  // g of the sample from the sums of `parts` areas.
-  void find_semantic(Index sample, Area& common, Index parts) const {
-    for (Index part = 1; part < parts; ++part) add_to(common.sums, areas[part].sums, of.channels);
-    for (Index place = 0; place < of.channels; ++place) {
-      const float mean = common.sums[place] / float(positions());
-      common.semantic[place] = WithAffine ? mean * of.factor[place] + of.shift[place] : mean;
+  // g of the sample from the sums of all parts, which are relative to `origin` where there is one.
+  template <class SumAt>
+  void find_semantic(Index sample, Team team, const Area* parts, const float* origin, SumAt sum_at) const {
+    float* semantic = parts[team.rank].semantic;
+    for (Index place = 0; place < of.channels; place += W) {
+      V mean{};
+      for (Index part = 0; part < team.size; ++part) mean += load<W>(parts[part].sums + sum_at(place));
+      mean /= float(positions());
+      if (origin != nullptr) mean += load<W>(origin + place);
+      store<W>(semantic + place, Base::mapped(of, mean, place));
     }
-    Order::to_natural_order(common.semantic, call.semantic + sample * of.channels, of.channels);
+    if (team.rank == 0) Order::to_natural_order(semantic, call.semantic + sample * of.channels, of.channels);
   }
 
   // t of each row and group, and the sums of t and t^2.
-  void find_similarity(const T* x, Range rows, const Area& common, Area& own) const {
+  void find_similarity(const T* x, Range rows, Area& own) const {
     clear(own.total, of.groups);
     clear(own.squares, of.groups);
     in_chunks(rows, Direction::kDown, [&](Range chunk) {
       clear(own.chunk_total, of.groups);
       clear(own.chunk_squares, of.groups);
       Index row = chunk.first;
-      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, row, common, own);
-      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, row, common, own);
+      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, row, own);
+      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, row, own);
       add_to(own.total, own.chunk_total, of.groups);
       add_to(own.squares, own.chunk_squares, of.groups);
     });
   }
 
+  // t of the block at `place` in `Count` rows.
   template <int Count>
-  void similarity_of_rows(const T* x, Index row, const Area& common, const Area& own) const {
+  static SGENET_INLINE Several<W, Count> similarity_of_block(const Parameters& its, const T* x, Index place,
+                                                             const float* semantic) {
+    return Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
+      for (int r = 0; r < Count; ++r) {
+        const P in = Order::template read_side_by_side<Count>(x, its.channels, at, r);
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V g = load<W>(semantic + at + h * W);
+          sums.v[r] += (Base::mapped(its, in.v[h], at + h * W) - g) * g;
+        }
+      }
+    });
+  }
+
+  template <int Count>
+  void similarity_of_rows(const T* x, Index row, const Area& own) const {
     const Parameters its = of;
-    const float* semantic = common.semantic;
-    float *similarity = common.similarity + row * its.groups, *total = own.chunk_total, *squares = own.chunk_squares;
+    const float* semantic = own.semantic;
+    float *similarity = own.similarity + row * its.groups, *total = own.chunk_total, *squares = own.chunk_squares;
     x += row * its.channels;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const auto t = Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
-        for (int r = 0; r < Count; ++r) {
-          const P in = P::read(x + r * its.channels + at);
-          for (int h = 0; h < P::kVectors; ++h) {
-            const V g = load<W>(semantic + at + h * W);
-            sums.v[r] += (Base::mapped(its, in.v[h], at + h * W) - g) * g;
-          }
-        }
-      });
+      const auto t = similarity_of_block<Count>(its, x, place, semantic);
       V sum = load<W>(total + slot), square = load<W>(squares + slot);
       for (int r = 0; r < Count; ++r) {
         store<W>(similarity + r * its.groups + slot, t.v[r]);
@@ -254,34 +221,74 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  void find_statistics(Index sample, Area& common, Index parts) const {
-    for (Index part = 1; part < parts; ++part) {
-      add_to(common.total, areas[part].total, of.groups);
-      add_to(common.squares, areas[part].squares, of.groups);
-    }
+  // `found` of a group, for this sample's last pass and for the caller.
+  void keep(Index sample, Team team, Index slot, const Statistics& found, const Area& own) const {
+    own.left[slot] = found.left;
+    own.inverse[slot] = found.inverse(call.eps);
+    if (team.rank != 0) return;
+    float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
+    record[0] = found.left;
+    record[1] = found.spread;
+  }
+
+  void find_statistics(Index sample, Team team, const Area* parts) const {
     for (Index slot = 0; slot < of.groups; ++slot) {
-      const Statistics found = statistics_of(common.total[slot], common.squares[slot], positions());
-      common.left[slot] = found.left;
-      common.inverse[slot] = found.inverse(call.eps);
-      float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
-      record[0] = found.left;
-      record[1] = found.spread;
+      float total = 0, squares = 0;
+      for (Index part = 0; part < team.size; ++part) {
+        total += parts[part].total[slot];
+        squares += parts[part].squares[slot];
+      }
+      keep(sample, team, slot, statistics_of(total, squares, positions()), parts[team.rank]);
+    }
+  }
+
+  // The same from the covariances.
+  void find_statistics_in_two_looks(Index sample, Team team, const Area* parts) const {
+    const Area& own = parts[team.rank];
+    float* sums = own.chunk_sums;
+    clear(sums, Covariance::floats(of.channels));
+    for (Index part = 0; part < team.size; ++part) add_to(sums, parts[part].sums, Covariance::floats(of.channels));
+    const float *factor = WithAffine ? of.factor : nullptr, *shift = WithAffine ? of.shift : nullptr;
+    for (Index slot = 0; slot < of.groups; ++slot) {
+      const Statistics found = Covariance::statistics_of(Base::group_of(slot), sums, own.origin, own.semantic, factor,
+                                                         shift, positions());
+      keep(sample, team, slot, found, own);
+    }
+  }
+
+  SGENET_INLINE V gate_of(const Parameters& its, const Area& own, Index slot, V t) const {
+    const V n = (t - load<W>(own.left + slot)) * load<W>(own.inverse + slot);
+    return call.scale * sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+  }
+
+  // The gates of `Count` rows; t is formed here, or taken from `similarity` where the pass before has kept it.
+  template <bool Kept, int Count>
+  void find_gates(const T* x, const float* similarity, const Area& own) const {
+    const Parameters its = of;
+    const Area area = own;
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      Several<W, Count> t;
+      if constexpr (Kept) {
+        for (int r = 0; r < Count; ++r) t.v[r] = load<W>(similarity + r * its.groups + slot);
+      } else {
+        t = similarity_of_block<Count>(its, x, place, area.semantic);
+      }
+      for (int r = 0; r < Count; ++r) store<W>(area.gates + r * its.groups + slot, gate_of(its, area, slot, t.v[r]));
     }
   }
 
   template <bool WithResidual, bool Streams>
-  void enhance_row(const T* x, const T* residual, T* y, const float* similarity, const Area& common, V floor) const {
+  void enhance_row(const T* x, const T* residual, T* y, const float* gates, V floor, Index ahead) const {
     const Parameters its = of;
-    const float *left = common.left, *inverse = common.inverse;
-    const V scale = all<W>(call.scale);
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const V n = (load<W>(similarity + slot) - load<W>(left + slot)) * load<W>(inverse + slot);
-      const V gate = scale * sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+      const V gate = load<W>(gates + slot);
       Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
         const V own_gate = spread<W, K, decltype(run)::value>(gate);
+        prefetch_early(x + at + ahead);
         P out = P::read(x + at);
         for (int h = 0; h < P::kVectors; ++h) out.v[h] = Base::mapped(its, out.v[h], at + h * W) * own_gate;
         if constexpr (WithResidual) {
+          prefetch_early(residual + at + Base::kAhead);
           const P other = P::read(residual + at);
           for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
         }
@@ -291,41 +298,73 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  template <bool WithResidual, bool Streams>
-  void enhance(Index sample, Range rows, const Area& common) const {
+  // Gates first and then row after row: a gate takes long to find, but several at once take no longer.
+  template <bool WithResidual, bool Streams, bool Kept>
+  void enhance(Index sample, Range rows, const Area& own, bool more) const {
     const V floor = all<W>(call.relu ? 0.0f : -__builtin_inff());
     const Index start = sample * positions() * of.channels;
     const T* x = static_cast<const T*>(call.x) + start;
     const T* residual = WithResidual ? static_cast<const T*>(call.residual) + start : x;
     T* y = static_cast<T*>(call.y) + start;
-    in_chunks(rows, Direction::kUp, [&](Range chunk) {
-      for (Index row = chunk.first; row < chunk.last; ++row) {
-        const Index at = row * of.channels;
-        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, common.similarity + row * of.groups, common,
-                                           floor);
+    const Index ahead = Base::ahead(of.channels * positions(), more, kRoomBytes);
+    const auto take = [&](Index row, auto count) SGENET_INLINE {
+      constexpr int kCount = decltype(count)::value;
+      find_gates<Kept, kCount>(x + row * of.channels, Kept ? own.similarity + row * of.groups : nullptr, own);
+      for (int r = 0; r < kCount; ++r) {
+        const Index at = (row + r) * of.channels;
+        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, own.gates + r * of.groups, floor, ahead);
       }
+    };
+    in_chunks(rows, Direction::kUp, [&](Range chunk) {
+      Index row = chunk.first;
+      for (; row + kSideBySide <= chunk.last; row += kSideBySide) take(row, Constant<kSideBySide>{});
+      for (; row < chunk.last; ++row) take(row, Constant<1>{});
     });
   }
 
-  // One sample by a team, whose first thread does the sums that are too small to share.
-  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+  template <bool Kept>
+  void enhance_as_asked(Index sample, Range rows, const Area& own, bool more) const {
+    if (call.residual != nullptr) {
+      enhance<true, false, Kept>(sample, rows, own, more);
+    } else if (streams) {
+      enhance<false, true, Kept>(sample, rows, own, more);
+    } else {
+      enhance<false, false, Kept>(sample, rows, own, more);
+    }
+  }
+
+  // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
+  void run_sample(Index sample, Team team, Area* parts, bool more) const {
     const T* x = static_cast<const T*>(call.x) + sample * positions() * of.channels;
     const Range rows = team.share(positions());
-    sum_columns(x, rows, own);
-    team.barrier();
-    if (team.rank == 0) find_semantic(sample, common, team.size);
-    team.barrier();
-    find_similarity(x, rows, common, own);
-    team.barrier();
-    if (team.rank == 0) find_statistics(sample, common, team.size);
-    team.barrier();
-    if (call.residual != nullptr) {
-      enhance<true, false>(sample, rows, common);
-    } else if (streams) {
-      enhance<false, true>(sample, rows, common);
-    } else {
-      enhance<false, false>(sample, rows, common);
+    if constexpr (Covariance::kWorthIt) {
+      if (takes_two_looks(of.channels, of.groups, positions())) {
+        return run_in_two_looks(sample, x, rows, team, parts, more);
+      }
     }
+    sum_columns(x, rows, parts[team.rank]);
+    team.barrier();
+    find_semantic(sample, team, parts, nullptr, [](Index place) { return place; });
+    find_similarity(x, rows, parts[team.rank]);
+    team.barrier();
+    find_statistics(sample, team, parts);
+    enhance_as_asked<true>(sample, rows, parts[team.rank], more);
+  }
+
+  void run_in_two_looks(Index sample, const T* x, Range rows, Team team, Area* parts, bool more) const {
+    Area& own = parts[team.rank];
+    Covariance::find_origin(x, positions(), of.channels, own.origin);
+    clear(own.sums, Covariance::floats(of.channels));
+    in_chunks(rows, Direction::kUp, [&](Range chunk) {
+      clear(own.chunk_sums, Covariance::floats(of.channels));
+      Covariance::gather(x, chunk, of.channels, own.origin, own.chunk_sums);
+      add_to(own.sums, own.chunk_sums, Covariance::floats(of.channels));
+    });
+    team.barrier();
+    find_semantic(sample, team, parts, own.origin, Covariance::sum_at);
+    find_statistics_in_two_looks(sample, team, parts);
+    team.barrier();  // before the next sample's sums take the place of these
+    enhance_as_asked<false>(sample, rows, own, more);
   }
 };
 
@@ -370,7 +409,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   };
 
   struct Area {
-    Sums sums, chunk;
+    Sums sums, chunk;                   // of the thread's rows, of a chunk of them
+    Sums whole;                         // of all threads' rows
     float *semantic, *left, *inverse;   // as in the forward pass
     float *linear, *centre, *curved;    // of each group: dc = linear (u - centre) - curved n
     float *through_mean;                // dg / m of each channel
@@ -379,6 +419,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
       sums.carve(carver, channels, groups);
       chunk.carve(carver, channels, groups);
+      whole.carve(carver, channels, groups);
       semantic = carver.floats(channels);
       left = carver.floats(groups);
       inverse = carver.floats(groups);
@@ -397,13 +438,13 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     T *dx, *dresidual;
 
     Maps from(Index at) const {
-      return {gradient + at, x + at, y == nullptr ? y : y + at, dx + at, dresidual == nullptr ? dresidual : dresidual + at};
+      return {gradient + at, x + at, y == nullptr ? y : y + at, dx + at,
+              dresidual == nullptr ? dresidual : dresidual + at};
     }
   };
 
   const EnhanceBackward& call;
   const Parameters& of;
-  Area* areas;
   float* parameter_gradients;  // (batch, groups, 2), in slot order
 
   Index positions() const { return call.shape.positions; }
@@ -415,12 +456,12 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     return {at(call.gradient), at(call.x), at(call.y), into(call.dx), into(call.dresidual)};
   }
 
-  void prepare(Index sample, Area& common) const {
-    Order::to_pack_order(call.semantic + sample * of.channels, common.semantic, of.channels);
+  void prepare(Index sample, Area& own) const {
+    Order::to_pack_order(call.semantic + sample * of.channels, own.semantic, of.channels);
     for (Index slot = 0; slot < of.groups; ++slot) {
       const float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
-      common.left[slot] = record[0];
-      common.inverse[slot] = Statistics{record[0], record[1]}.inverse(call.eps);
+      own.left[slot] = record[0];
+      own.inverse[slot] = Statistics{record[0], record[1]}.inverse(call.eps);
     }
   }
 
@@ -468,12 +509,12 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
   // Everything that is summed over `Count` rows.
   template <bool Relu, int Count>
-  void sum_rows(Maps maps, Index row, const Area& common, const Sums& into) const {
+  void sum_rows(Maps maps, Index row, const Area& own, const Sums& into) const {
     // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
     constexpr int kRows = P::kVectors == 2 ? 1 : kSideBySide / 2;
     constexpr int kFound = Count < kRows ? Count : kRows;
     const Parameters its = of;
-    const Area area = common;
+    const Area area = own;
     const Sums sums = into;
     maps = maps.from(row * its.channels);
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
@@ -520,42 +561,46 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   }
 
   template <bool Relu>
-  void sum_all(const Maps& maps, Range rows, const Area& common, Area& own) const {
+  void sum_all(const Maps& maps, Range rows, Area& own) const {
     const bool near = positions() * of.channels * Index(sizeof(T)) < kNearBytes;
     own.sums.clear_all(of.channels, of.groups);
     in_chunks(rows, Direction::kUp, [&](Range chunk) {
       own.chunk.clear_all(of.channels, of.groups);
       Index row = chunk.first;
       if (near) {
-        for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, common, own.chunk);
+        for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, own, own.chunk);
       }
-      for (; row < chunk.last; ++row) sum_rows<Relu, 1>(maps, row, common, own.chunk);
+      for (; row < chunk.last; ++row) sum_rows<Relu, 1>(maps, row, own, own.chunk);
       own.sums.add(own.chunk, of.channels, of.groups);
     });
   }
 
   // What dx needs of the sums, and the sample's part of the gradients of weight and bias.
-  void find_coefficients(Index sample, Area& common, Index parts) const {
-    for (Index part = 1; part < parts; ++part) common.sums.add(areas[part].sums, of.channels, of.groups);
+  void find_coefficients(Index sample, Team team, const Area* parts) const {
+    const Area& own = parts[team.rank];
+    own.whole.clear_all(of.channels, of.groups);
+    for (Index part = 0; part < team.size; ++part) own.whole.add(parts[part].sums, of.channels, of.groups);
     const float m = float(positions());
     for (Index slot = 0; slot < of.groups; ++slot) {
-      const float dbeta = common.sums.slope[slot], dgamma = common.sums.product[slot];
-      float* record = parameter_gradients + (sample * of.groups + slot) * 2;
-      record[0] = dgamma;
-      record[1] = dbeta;
+      const float dbeta = own.whole.slope[slot], dgamma = own.whole.product[slot];
+      if (team.rank == 0) {
+        float* record = parameter_gradients + (sample * of.groups + slot) * 2;
+        record[0] = dgamma;
+        record[1] = dbeta;
+      }
       const float spread = call.statistics[(sample * of.groups + Base::group_of(slot)) * 2 + 1];
-      common.linear[slot] = of.weight[slot] / (spread + call.eps);
-      common.centre[slot] = dbeta / m;
-      common.curved[slot] = of.weight[slot] * dgamma * Statistics{0, spread}.curvature(positions());
+      own.linear[slot] = of.weight[slot] / (spread + call.eps);
+      own.centre[slot] = dbeta / m;
+      own.curved[slot] = of.weight[slot] * dgamma * Statistics{0, spread}.curvature(positions());
     }
     for (Index slot = 0, place = 0; slot < of.groups; slot += W, place += of.block_channels()) {
-      const V linear = load<W>(common.linear + slot), curved = load<W>(common.curved + slot);
+      const V linear = load<W>(own.linear + slot), curved = load<W>(own.curved + slot);
       Base::for_packs(of, place, [&](auto run, Index at) SGENET_INLINE {
         const V own_linear = spread_of(run, linear), own_curved = spread_of(run, curved);
         for (int h = 0; h < P::kVectors; ++h) {
-          const V sum = own_linear * load<W>(common.sums.by_slope + at + h * W) -
-                        own_curved * load<W>(common.sums.by_similarity + at + h * W);
-          store<W>(common.through_mean + at + h * W, sum / m);
+          const V sum = own_linear * load<W>(own.whole.by_slope + at + h * W) -
+                        own_curved * load<W>(own.whole.by_similarity + at + h * W);
+          store<W>(own.through_mean + at + h * W, sum / m);
         }
       });
     }
@@ -568,9 +613,9 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
   // dx = a dy + dc g + dg / m
   template <bool Relu>
-  void write_row(Maps maps, Index row, const Area& common) const {
+  void write_row(Maps maps, Index row, const Area& own, Index ahead) const {
     const Parameters its = of;
-    const Area area = common;
+    const Area area = own;
     maps = maps.from(row * its.channels);
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
       const Index found = row * its.groups + slot;
@@ -579,6 +624,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
                            load<W>(area.curved + slot) * load<W>(area.normalised + found);
       Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
         const V own_gate = spread_of(run, gate), own_similarity = spread_of(run, similarity);
+        prefetch_early(maps.gradient + at + ahead);
+        if (ahead != Base::kAhead) prefetch_early(maps.x + at + ahead);
         P out = upstream<Relu>(maps, at);
         for (int h = 0; h < P::kVectors; ++h) {
           out.v[h] = out.v[h] * own_gate + (own_similarity * load<W>(area.semantic + at + h * W) +
@@ -590,27 +637,28 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   }
 
   template <bool Relu>
-  void write_all(const Maps& maps, Range rows, const Area& common) const {
-    in_chunks(rows, Direction::kDown, [&](Range chunk) {
-      for (Index row = chunk.first; row < chunk.last; ++row) write_row<Relu>(maps, row, common);
+  void write_all(const Maps& maps, Range rows, const Area& own, bool more) const {
+    const Index ahead = Base::ahead(of.channels * positions(), more, kNearBytes);
+    in_chunks(rows, Direction::kUp, [&](Range chunk) {
+      for (Index row = chunk.first; row < chunk.last; ++row) write_row<Relu>(maps, row, own, ahead);
     });
   }
 
-  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+  // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
+  void run_sample(Index sample, Team team, Area* parts, bool more) const {
+    Area& own = parts[team.rank];
     Maps maps = maps_of(sample);
     const Range rows = team.share(positions());
-    if (team.rank == 0) prepare(sample, common);
+    prepare(sample, own);
+    maps.y != nullptr ? sum_all<true>(maps, rows, own) : sum_all<false>(maps, rows, own);
     team.barrier();
-    maps.y != nullptr ? sum_all<true>(maps, rows, common, own) : sum_all<false>(maps, rows, common, own);
-    team.barrier();
-    if (team.rank == 0) find_coefficients(sample, common, team.size);
-    team.barrier();
+    find_coefficients(sample, team, parts);
+    team.barrier();  // before the next sample's sums take the place of these
     if (maps.dresidual != nullptr) {  // it is the gradient behind the ReLU
       maps.gradient = maps.dresidual;
       maps.y = nullptr;
     }
-    maps.y != nullptr ? write_all<true>(maps, rows, common) : write_all<false>(maps, rows, common);
-    team.barrier();  // the next sample's `prepare` overwrites what others still read
+    maps.y != nullptr ? write_all<true>(maps, rows, own, more) : write_all<false>(maps, rows, own, more);
   }
 
   void sum_parameter_gradients() const {
@@ -626,16 +674,16 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
 // ------------------------------------------------------------------------------------------------------- who does what
 
-// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample.
+// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample. A pass
+// is told whether its thread goes on with the sample behind.
 template <class Pass, class Area>
 void run_samples(const Pass& pass, Team team, Index batch, Area* areas) {
   const Index alone = batch / team.size * team.size;
   const Range mine = team.share(alone);
   for (Index sample = mine.first; sample < mine.last; ++sample) {
-    pass.run_sample(sample, Team{0, 1}, areas[team.rank], areas[team.rank]);
+    pass.run_sample(sample, Team{0, 1}, areas + team.rank, sample + 1 < mine.last);
   }
-  team.barrier();
-  for (Index sample = alone; sample < batch; ++sample) pass.run_sample(sample, team, areas[0], areas[team.rank]);
+  for (Index sample = alone; sample < batch; ++sample) pass.run_sample(sample, team, areas, false);
 }
 
 }  // namespace SGENET_ISA

@@ -1,6 +1,7 @@
 // The functions that Python calls, and the choice of an instruction set when the library runs.
 #define SGENET_ISA portable
 #include <atomic>
+#include <cstdint>
 #include <cstring>
 
 #include "abi.h"
@@ -151,4 +152,45 @@ SGENET_EXPORT int sgenet_norm_backward(const void* gradient, const void* x, cons
       &Kernels::norm_backward,
       {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
        gradient, x, mean, inverse, weight, dx, dweight, dbias});
+}
+
+namespace sgenet {
+namespace {
+
+// A part of an array of either element type as floats: itself, or in `room`; `value` throughout where there is none.
+const float* floats_of(const void* values, bool bfloat16, Index first, Index count, float value, float* room) {
+  if (values == nullptr) {
+    for (Index i = 0; i < count; ++i) room[i] = value;
+    return room;
+  }
+  if (!bfloat16) return static_cast<const float*>(values) + first;
+  const auto* narrow = static_cast<const std::uint16_t*>(values) + first;
+  for (Index i = 0; i < count; ++i) {
+    const std::uint32_t bits = std::uint32_t{narrow[i]} << 16;
+    std::memcpy(room + i, &bits, sizeof bits);
+  }
+  return room;
+}
+
+}  // namespace
+}  // namespace sgenet
+
+// A batch norm's affine layer: weight / sqrt(variance + eps) into `factor`, bias - mean * factor into `summand`. Bits 0
+// to 3 of `bfloat16` are set where mean, variance, weight, bias hold bfloat16; weight and bias may be null.
+SGENET_EXPORT void sgenet_affine(const void* mean, const void* variance, const void* weight, const void* bias,
+                                 float* factor, float* summand, Index channels, float eps, int bfloat16) {
+  constexpr Index kBlock = 64;  // converted at a time, on the stack
+  float room[4][kBlock];
+  for (Index first = 0; first < channels; first += kBlock) {
+    const Index count = channels - first < kBlock ? channels - first : kBlock;
+    const auto part = [&](int which, const void* values, float value) {
+      return sgenet::floats_of(values, bfloat16 >> which & 1, first, count, value, room[which]);
+    };
+    const float *means = part(0, mean, 0.0f), *variances = part(1, variance, 1.0f);
+    const float *weights = part(2, weight, 1.0f), *biases = part(3, bias, 0.0f);
+    for (Index i = 0; i < count; ++i) {
+      factor[first + i] = weights[i] / __builtin_sqrtf(variances[i] + eps);
+      summand[first + i] = biases[i] - means[i] * factor[first + i];
+    }
+  }
 }

@@ -10,7 +10,9 @@
 //     y_i = relu(a_i x_i + residual_i)   the residual and the ReLU only where asked for
 //
 // g and s need all positions, so there are three passes over x: for g, for s, and for y. Memory should see one: x is
-// taken in tiles that stay in a cache between the passes, and of t, a d-th of x, a copy is kept in scratch memory.
+// taken in tiles that stay in a cache between the passes, and of t, a d-th of x, a copy is kept in scratch memory. For
+// large float32 tiles of shallow groups two passes are enough: the first also gathers the covariances within the
+// groups, from which s follows (covariances.h), and the second forms t and y at once.
 // Backward, with dy already 0 where the ReLU cut off (kappa = 1 / ((m - 1) s), or 0 where s = 0):
 //
 //     u_i  = f sigmoid'(gamma n_i + beta) (dy_i . x_i)      dbeta = sum_i u_i,  dgamma = sum_i u_i n_i
@@ -18,11 +20,13 @@
 //     dg   = sum_i dc_i (x_i - g)
 //     dx_i = a_i dy_i + dc_i g + dg / m
 //
-// dc is linear in u and n, so dg follows from sum_i u_i (x_i - g) and sum_i n_i (x_i - g), and one pass yields all sums.
+// dc is linear in u and n, so dg follows from sum_i u_i (x_i - g) and sum_i n_i (x_i - g): one pass yields all sums.
 //
 // The tiles. NCHW (channels_first.h): one group of one sample, d rows of m neighbouring numbers; it fits the L2 cache.
 // NHWC (channels_last.h): one sample, m rows of C neighbouring numbers; L2 where it fits, else L3. Tiles of fewer
-// channels would fit L2, but their rows lie a power of two apart and share few of its sets: that was slower.
+// channels would fit L2, but their rows lie a power of two apart and share few of its sets: that was slower. Memory is
+// idle in the passes that read a cache, so the one that writes asks early for what comes next: the next sample, where a
+// cache has room for it, or the rows that follow, and the residual.
 //
 //        NCHW, d = 3, W = 4 lanes                       NHWC, d = 2, W = 4 lanes: a block of 4 groups
 //
@@ -34,8 +38,8 @@
 //              v  t: down the channels, lane by lane         [ a c b d ] is t of one position and four groups, and
 //            [ t t t t ]                                     spread() brings a gate back to its lanes: [ a a b b ]
 //
-// Threads take whole tiles. NHWC samples that do not go round are shared: each thread takes a part of the positions, and
-// meets the others to add up the sums (run_samples).
+// Threads take whole tiles. NHWC samples that do not go round are shared: each thread takes a part of the positions,
+// and after each pass it adds up the sums of all of them for itself (run_samples).
 //
 // Paths. This file is compiled once for each instruction set, with its width W. A call goes to the widest one that can
 // do it: in NCHW a row must hold a pack, in NHWC the groups must fill blocks of W and a group must fill, or evenly
@@ -116,7 +120,9 @@ Status with_blocks(const Shape& shape, Index groups, F f) {
 
 inline bool is_empty(const Shape& shape) { return shape.batch == 0 || shape.channels == 0 || shape.positions == 0; }
 
-inline bool aligned(const void* p, Index bytes) { return reinterpret_cast<std::uintptr_t>(p) % std::size_t(bytes) == 0; }
+inline bool aligned(const void* p, Index bytes) {
+  return reinterpret_cast<std::uintptr_t>(p) % std::size_t(bytes) == 0;
+}
 
 // Whether y is written past the caches: large, not yet in them, and in whole aligned vectors.
 inline bool streams(const EnhanceForward& call, Index row_elements, Index vector_bytes) {
@@ -168,7 +174,7 @@ Status forward_channels_last(const EnhanceForward& call) {
   });
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
-  const Pass pass{{}, call, parameters, areas, streams(call, shape.channels, 4 * W)};
+  const Pass pass{{}, call, parameters, streams(call, shape.channels, 4 * W)};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
   return kDone;
 }
@@ -222,7 +228,7 @@ Status backward_channels_last(const EnhanceBackward& call) {
   });
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
-  const Pass pass{{}, call, parameters, areas, gradients};
+  const Pass pass{{}, call, parameters, gradients};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
   pass.sum_parameter_gradients();
   return kDone;
@@ -285,7 +291,8 @@ Status scale_forward_by(const ScaleForward& call) {
   if (!carved([&](Carver& carver) { scratch = carver.floats(each * shape.threads); })) return kOutOfMemory;
   in_parallel(shape.threads, [&](Team team) {
     float* own = scratch + team.rank * each;
-    pass.run_channels_last(team.share(shape.batch * shape.positions), own, own + shape.channels, own + 2 * shape.channels);
+    const Range rows = team.share(shape.batch * shape.positions);
+    pass.run_channels_last(rows, own, own + shape.channels, own + 2 * shape.channels);
   });
   return kDone;
 }
@@ -314,7 +321,7 @@ Status scale_backward_by(const ScaleBackward& call) {
   const Shape& shape = call.shape;
   if (!shape.channels_last) {
     const Row<T, W> row(shape.positions);
-    const Pass pass{call, nullptr, nullptr, nullptr};
+    const Pass pass{call, nullptr, nullptr};
     in_parallel(shape.threads, [&](Team team) {
       pass.run_channels_first(row, team.share(shape.batch * shape.channels));
     });
@@ -332,7 +339,7 @@ Status scale_backward_by(const ScaleBackward& call) {
     Rows<T, W>::to_pack_order(call.affine.factor, factor, shape.channels);
     Rows<T, W>::to_pack_order(call.affine.shift, shift, shape.channels);
   }
-  const Pass pass{call, areas, factor, shift};
+  const Pass pass{call, factor, shift};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
   return kDone;
 }

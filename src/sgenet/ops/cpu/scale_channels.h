@@ -94,7 +94,6 @@ struct ScaleBackwardPass {
   };
 
   const ScaleBackward& call;
-  Area* areas;
   const float *factor, *shift;  // in pack order, for NHWC
 
   // The gradient behind the ReLU, written as the residual's where that is asked for.
@@ -130,20 +129,23 @@ struct ScaleBackwardPass {
     }
   }
 
-  void run_sample(Index sample, Team team, Area& common, Area& own) const {
+  void run_sample(Index sample, Team team, Area* parts, bool) const {
+    const Area& common = parts[0], &own = parts[team.rank];
     const Index channels = call.shape.channels, start = sample * call.shape.positions;
     Rows<T, W>::to_pack_order(call.gate + sample * channels, own.gate, channels);
     clear(own.sums, channels);
     in_chunks(team.share(call.shape.positions), Direction::kUp, [&](Range chunk) {
       clear(own.chunk_sums, channels);
       Index row = chunk.first;
-      for (; row + kTogether <= chunk.last; row += kTogether) take_rows<kTogether>(start + row, own.gate, own.chunk_sums);
+      for (; row + kTogether <= chunk.last; row += kTogether) {
+        take_rows<kTogether>(start + row, own.gate, own.chunk_sums);
+      }
       for (; row < chunk.last; ++row) take_rows<1>(start + row, own.gate, own.chunk_sums);
       add_to(own.sums, own.chunk_sums, channels);
     });
     team.barrier();
     if (team.rank == 0) {
-      for (Index part = 1; part < team.size; ++part) add_to(common.sums, areas[part].sums, channels);
+      for (Index part = 1; part < team.size; ++part) add_to(common.sums, parts[part].sums, channels);
       Rows<T, W>::to_natural_order(common.sums, call.dgate + sample * channels, channels);
     }
     team.barrier();
