@@ -50,6 +50,12 @@ def close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") ->
     )
 
 
+def lost(x, groups):
+    """By what the shortest mean vector enlarges float32's rounding in its own direction; 1 is the least."""
+    lengths = x.double().mean((2, 3)).reshape(len(x), groups, -1).norm(dim=2)
+    return max(1.0, (x.abs().amax() / lengths.amin()).item() / 50)
+
+
 def check_all_gradients(x, weight, bias, groups, residual, relu, grad):
     """Forward and every gradient against autograd of the formula in float64."""
     inputs = [t.detach().clone().requires_grad_() if t is not None else None for t in (x, weight, bias, residual)]
@@ -66,7 +72,7 @@ def check_all_gradients(x, weight, bias, groups, residual, relu, grad):
         if own is not None:
             assert own.grad.dtype == own.dtype
             assert own.grad.shape == own.shape
-            close(own.grad, exactly.grad, 4 * TOLERANCE[x.dtype], f"gradient of {name}")
+            close(own.grad, exactly.grad, 4 * TOLERANCE[x.dtype] * lost(x, groups), f"gradient of {name}")
 
 
 @settings(max_examples=40, deadline=None)
