@@ -101,7 +101,9 @@ def draw(lines: Sequence[Line], about: str, file: Path) -> None:
         draw_panel(panel, lines, name)
     panels[0].set_yticks(range(len(lines)), [label(line.setting) for line in lines])
     panels[0].invert_yaxis()
-    ends = panels[0].get_xlim()
+    low, high = panels[0].get_xlim()
+    span = high - low
+    ends = (low - 0.13 * span, high + 0.06 * span)  # room for what stands beside the first and the last mark
     panels[0].set_xticks([tick for tick in panels[0].get_xticks() if 1.0 <= tick < ends[1] - 0.05])
     panels[0].set_xlim(ends)
     canvas.text(0.02, 1 - 0.3 / height, "ResNet-50 with attention against ResNet-50", weight="bold", fontsize=13)
@@ -121,11 +123,11 @@ def draw_panel(panel: Axes, lines: Sequence[Line], module: str) -> None:
     panel.axvline(1.0, color=INK, linewidth=0.8, zorder=1)
     for y, line in enumerate(lines):
         panel.axhline(y, color=RULE, linewidth=0.6, zorder=0)
+        if module not in line.rows:
+            continue
         noise = line.rows["plain again"]
         low, high = float(noise["lower quartile"]), float(noise["upper quartile"])
         panel.barh(y, high - low, left=low, height=0.6, color=RULE, zorder=1)
-        if module not in line.rows:
-            continue
         here, unfused = float(line.rows[module]["ratio"]), float(line.rows[f"{module} unfused"]["ratio"])
         panel.plot([here, unfused], [y, y], color=UNFUSED, linewidth=1.2, alpha=0.45, zorder=2)
         panel.plot(unfused, y, "o", markersize=6, markerfacecolor=PAPER, markeredgecolor=UNFUSED, zorder=3)

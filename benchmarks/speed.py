@@ -119,7 +119,7 @@ def _modules_for_cpu() -> Iterator[Setting]:
 
 def _on_cpu(name: str, dtype: str, *musts: Must, **options: Any) -> Setting:  # noqa: ANN401  # those of the settings
     # The whole list is to end within the hour; SE is left out where each network is compiled, which takes the longest.
-    common: dict[str, Any] = {"device": "cpu", "seconds": 45.0}
+    common: dict[str, Any] = {"device": "cpu", "seconds": 40.0}
     if options.get("compile"):
         common["attention"] = ("sge",)
     return Setting(f"{name}, {dtype}", BenchSettings(**common | options | {"dtype": dtype}), musts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sgenet.ops import reference
 from sgenet.ops.backends import backend_for, backend_module
 
 __all__ = ["running_affine", "training_folds", "update_statistics", "wants_gradient"]
@@ -36,7 +37,7 @@ def running_affine(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
     if mean is None or variance is None:
         return None
     # A compiler takes these few numbers apart by itself, and cannot look into a compiled function.
-    kernels = backend_module("reference" if torch.compiler.is_compiling() else backend)
+    kernels = reference if torch.compiler.is_compiling() else backend_module(backend)
     affine: tuple[Tensor, Tensor] = kernels.norm_affine(mean, variance, norm.weight, norm.bias, norm.eps)
     return affine
 
