@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sgenet.ops import reference
 from sgenet.ops.checks import check_input
@@ -22,6 +21,7 @@ from sgenet.ops.registration import (
     kernels_for,
     operator,
     or_empty,
+    promoted,
     through_relu,
 )
 
@@ -78,6 +78,26 @@ def batch_norm_spatial_group_enhance(
         x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
     )
     return results
+
+
+def _plain(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    scale: float = 1.0,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, residual = promoted(x, residual)
+    mean, variance = reference.moments(x)
+    affine = reference.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
+    y = reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine)[0]
+    return y, mean, variance
 
 
 def _normed(
@@ -226,8 +246,7 @@ class _Normed(torch.autograd.Function):
         of_norm = (norm_weight, norm_bias)
         if torch.is_grad_enabled():  # these gradients are to be differentiated
             dresidual = through_relu(grad, y)
-            normed = F.batch_norm(x, None, None, *of_norm, True, 0.0, norm_eps)
-            plain = reference.forward(normed, weight, bias, groups, eps, scale)[0]
+            plain = _plain(x, *of_norm, norm_eps, weight, bias, groups, eps, scale)[0]
             grads: Sequence[Tensor | None] = differentiable(plain, (x, *of_norm, weight, bias), dresidual)
         else:
             operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward
@@ -254,6 +273,7 @@ operator(
     _shapes,
     gradient=_Normed,
     residual_at=9,
+    plain=_plain,
 )
 operator(
     "batch_norm_spatial_group_enhance_forward",

@@ -21,11 +21,13 @@ __all__ = [
     "kernels_for",
     "operator",
     "or_empty",
+    "plain_forms",
     "promoted",
     "through_relu",
     "traced_plainly",
 ]
 
+_plain_forms: dict[str, Callable[..., Any]] = {}
 _library = torch.library.Library("sgenet", "DEF")  # type: ignore[no-untyped-call]  # lives as its operators do
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
 
@@ -39,6 +41,7 @@ def operator(
     gradient: type[torch.autograd.Function] | None = None,
     overwrites: bool = False,
     residual_at: int | None = None,
+    plain: Callable[..., Any] | None = None,
 ) -> None:
     """Register `sgenet::name`.
 
@@ -50,7 +53,11 @@ def operator(
         gradient: What it does where a gradient is wanted; it has the arguments of `compute`.
         overwrites: Whether it writes to its first argument; such an operator refuses tensors that want gradients.
         residual_at: Position of the residual among the arguments; it gives the operator its autocast rule.
+        plain: What it computes, in plain torch, for operators that a program may hold; one that overwrites returns what
+            it would write.
     """
+    if plain is not None:
+        _plain_forms[name] = _overwriting(plain) if overwrites else plain
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
     _library.impl(name, compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sgenet::{name}", shapes, lib=_library)
@@ -61,6 +68,11 @@ def operator(
     if residual_at is not None:
         for key in _AUTOCAST_KEYS:
             _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
+
+
+def plain_forms() -> dict[str, Callable[..., Any]]:
+    """The operators by name, each with a function of plain torch that does the same."""
+    return dict(_plain_forms)
 
 
 def kernels_for(x: Tensor) -> Any:  # noqa: ANN401  # a module
@@ -128,6 +140,13 @@ def differentiable(y: Tensor, inputs: Sequence[Tensor | None], grad: Tensor) -> 
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
     return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def _overwriting(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def overwrite(x: Tensor, *args: Any) -> None:  # noqa: ANN401
+        x.copy_(plain(x, *args))
+
+    return overwrite
 
 
 def _overload(name: str) -> Callable[..., Any]:

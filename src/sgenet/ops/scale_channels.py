@@ -86,10 +86,10 @@ def scale_channels_(
         tensor([2., 3.])
     """
     _check(x, gate, residual)
+    arguments = (x, gate, residual, relu, *(affine or ()))
     if traced_plainly(x, compilers_fuse=True):
-        return _plain(x, gate, residual, relu, affine)
-    factor, summand = (None, None) if affine is None else affine
-    torch.ops.sgenet.scale_channels_(x, gate, residual, relu, factor, summand)
+        return _plain(*arguments)
+    torch.ops.sgenet.scale_channels_(*arguments)
     return x
 
 
@@ -107,9 +107,11 @@ def _plain(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: reference.Affine | None = None,
+    factor: Tensor | None = None,
+    summand: Tensor | None = None,
 ) -> Tensor:
     x, residual = promoted(x, residual)
+    affine = None if factor is None or summand is None else (factor, summand)
     return reference.scale_channels(x, gate, residual, relu, affine)
 
 
@@ -187,6 +189,7 @@ operator(
     lambda x, *_: torch.empty_like(x),
     gradient=_Scale,
     residual_at=2,
+    plain=_plain,
 )
 operator(
     "scale_channels_",
@@ -194,6 +197,7 @@ operator(
     _scale_into,
     lambda *_: None,
     overwrites=True,
+    plain=_plain,
 )
 operator(
     "scale_channels_backward",

@@ -127,10 +127,10 @@ def spatial_group_enhance_(
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     check_input(x, weight, bias, groups, residual)
+    arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(affine or ()))
     if traced_plainly(x):
-        return _plain(x, weight, bias, groups, eps, scale, residual, relu, affine)
-    factor, summand = (None, None) if affine is None else affine
-    torch.ops.sgenet.spatial_group_enhance_(x, weight, bias, groups, eps, scale, residual, relu, factor, summand)
+        return _plain(*arguments)
+    torch.ops.sgenet.spatial_group_enhance_(*arguments)
     return x
 
 
@@ -178,11 +178,13 @@ def _plain(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: reference.Affine | None = None,
+    factor: Tensor | None = None,
+    summand: Tensor | None = None,
     *,
     normalize: bool = True,
 ) -> Tensor:
     x, residual = promoted(x, residual)
+    affine = None if factor is None or summand is None else (factor, summand)
     return reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, normalize=normalize)[0]
 
 
@@ -328,6 +330,7 @@ operator(
     lambda x, *_: torch.empty_like(x),
     gradient=_Enhance,
     residual_at=6,
+    plain=_plain,
 )
 operator(
     "spatial_group_enhance_",
@@ -335,6 +338,7 @@ operator(
     _enhance_into,
     lambda *_: None,
     overwrites=True,
+    plain=_plain,
 )
 operator(
     "spatial_group_enhance_forward",
