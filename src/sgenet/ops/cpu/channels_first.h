@@ -128,10 +128,10 @@ struct ChannelsFirstForward {
 
   // The gate takes the place of t.
   void find_gate(const Statistics& statistics, float weight, float bias, float* similarity) const {
-    const float inverse = statistics.inverse(call.eps);
+    const float rate = kMinusLog2E * weight * statistics.inverse(call.eps);
+    const float start = kMinusLog2E * bias - rate * statistics.left;
     for (Index i = 0; i < row.floats(); i += W) {
-      const V n = (load<W>(similarity + i) - statistics.left) * inverse;
-      store<W>(similarity + i, call.scale * sigmoid<W>(weight * n + bias));
+      store<W>(similarity + i, logistic<W>(call.scale, rate * load<W>(similarity + i) + start));
     }
   }
 
@@ -261,7 +261,7 @@ struct ChannelsFirstBackward {
     for (int k = 0; k < Count; ++k) {
       for (int h = 0; h < P::kVectors; ++h) {
         const V n = (t[k][h] - of.statistics.left) * inverse;
-        const V gate = sigmoid<W>(of.weight * n + of.bias);
+        const V gate = logistic<W>(1.0f, kMinusLog2E * (of.weight * n + of.bias));
         const V u = through_gate[k][h] * (gate * (1.0f - gate)) * call.scale;
         const Index at = (pack + k) * P::kElements + h * W;
         store<W>(of.normalised + at, n);
@@ -291,7 +291,7 @@ struct ChannelsFirstBackward {
     const float centre = dbeta / float(row.positions);
     for (Index i = 0; i < row.floats(); i += W) {
       const V n = load<W>(of.normalised + i), u = load<W>(of.slope + i);
-      store<W>(of.normalised + i, call.scale * sigmoid<W>(of.weight * n + of.bias));
+      store<W>(of.normalised + i, logistic<W>(call.scale, kMinusLog2E * (of.weight * n + of.bias)));
       store<W>(of.slope + i, linear * (u - centre) - curved * n);
     }
   }

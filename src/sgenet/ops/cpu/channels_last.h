@@ -118,9 +118,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     float *total, *squares;              // of each group's t and t^2
     float *chunk_total, *chunk_squares;  // the same of a chunk
     float* semantic;                     // g, in pack order
-    float *left, *inverse;               // of each group
-    float* similarity;                   // t of each position and group
-    float* gates;                        // of each group in rows that are taken together
+    float *rate, *start;                 // of each group: its gate is f / (1 + 2^(rate t + start))
+    float* similarity;                   // t of each group and position, or of kGated positions
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
       const bool two_looks = takes_two_looks(channels, groups, positions);
@@ -132,10 +131,9 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
       chunk_total = carver.floats(groups);
       chunk_squares = carver.floats(groups);
       semantic = carver.floats(channels);
-      left = carver.floats(groups);
-      inverse = carver.floats(groups);
-      similarity = carver.floats(two_looks ? 0 : groups * positions);
-      gates = carver.floats(groups * kSideBySide);
+      rate = carver.floats(groups);
+      start = carver.floats(groups);
+      similarity = carver.floats(groups * (two_looks ? kGated : positions));
     }
   };
 
@@ -148,6 +146,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     return Covariance::kWorthIt && channels / groups == K &&
            channels * positions * Index(sizeof(T)) > kFarBytes;
   }
+  static constexpr Index kGated = 16;  // rows whose gates are found at once
   static constexpr Index kFarBytes = Index{1} << 20;
   static constexpr Index kRoomBytes = Index{2} << 20;  // for the next sample
 
@@ -223,8 +222,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // `found` of a group, for this sample's last pass and for the caller.
   void keep(Index sample, Team team, Index slot, const Statistics& found, const Area& own) const {
-    own.left[slot] = found.left;
-    own.inverse[slot] = found.inverse(call.eps);
+    own.rate[slot] = kMinusLog2E * of.weight[slot] * found.inverse(call.eps);
+    own.start[slot] = kMinusLog2E * of.bias[slot] - own.rate[slot] * found.left;
     if (team.rank != 0) return;
     float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
     record[0] = found.left;
@@ -256,24 +255,27 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  SGENET_INLINE V gate_of(const Parameters& its, const Area& own, Index slot, V t) const {
-    const V n = (t - load<W>(own.left + slot)) * load<W>(own.inverse + slot);
-    return call.scale * sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+  // t of `Count` rows, where no pass before has kept it.
+  template <int Count>
+  void find_similarity_again(const T* x, const Area& own, float* similarity) const {
+    const Parameters its = of;
+    const float* semantic = own.semantic;
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      const auto t = similarity_of_block<Count>(its, x, place, semantic);
+      for (int r = 0; r < Count; ++r) store<W>(similarity + r * its.groups + slot, t.v[r]);
+    }
   }
 
-  // The gates of `Count` rows; t is formed here, or taken from `similarity` where the pass before has kept it.
-  template <bool Kept, int Count>
-  void find_gates(const T* x, const float* similarity, const Area& own) const {
-    const Parameters its = of;
-    const Area area = own;
-    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      Several<W, Count> t;
-      if constexpr (Kept) {
-        for (int r = 0; r < Count; ++r) t.v[r] = load<W>(similarity + r * its.groups + slot);
-      } else {
-        t = similarity_of_block<Count>(its, x, place, area.semantic);
+  // The gates of some rows take the place of their t.
+  void find_gates(float* similarity, Index rows, const Area& own) const {
+    const Index groups = of.groups;
+    const float scale = call.scale;
+    for (Index slot = 0; slot < groups; slot += W) {
+      const V rate = load<W>(own.rate + slot), start = load<W>(own.start + slot);
+      for (Index row = 0; row < rows; ++row) {
+        float* place = similarity + row * groups + slot;
+        store<W>(place, logistic<W>(scale, rate * load<W>(place) + start));
       }
-      for (int r = 0; r < Count; ++r) store<W>(area.gates + r * its.groups + slot, gate_of(its, area, slot, t.v[r]));
     }
   }
 
@@ -298,7 +300,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  // Gates first and then row after row: a gate takes long to find, but several at once take no longer.
+  // Gates first and then row after row: a gate takes long to find, but many at once take hardly longer.
   template <bool WithResidual, bool Streams, bool Kept>
   void enhance(Index sample, Range rows, const Area& own, bool more) const {
     const V floor = all<W>(call.relu ? 0.0f : -__builtin_inff());
@@ -307,19 +309,24 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     const T* residual = WithResidual ? static_cast<const T*>(call.residual) + start : x;
     T* y = static_cast<T*>(call.y) + start;
     const Index ahead = Base::ahead(of.channels * positions(), more, kRoomBytes);
-    const auto take = [&](Index row, auto count) SGENET_INLINE {
-      constexpr int kCount = decltype(count)::value;
-      find_gates<Kept, kCount>(x + row * of.channels, Kept ? own.similarity + row * of.groups : nullptr, own);
-      for (int r = 0; r < kCount; ++r) {
-        const Index at = (row + r) * of.channels;
-        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, own.gates + r * of.groups, floor, ahead);
+    for (Index first = rows.first; first < rows.last; first += kGated) {
+      const Index count = least(kGated, rows.last - first);
+      float* gates = Kept ? own.similarity + first * of.groups : own.similarity;
+      if constexpr (!Kept) {
+        Index row = 0;
+        for (; row + kSideBySide <= count; row += kSideBySide) {
+          find_similarity_again<kSideBySide>(x + (first + row) * of.channels, own, gates + row * of.groups);
+        }
+        for (; row < count; ++row) {
+          find_similarity_again<1>(x + (first + row) * of.channels, own, gates + row * of.groups);
+        }
       }
-    };
-    in_chunks(rows, Direction::kUp, [&](Range chunk) {
-      Index row = chunk.first;
-      for (; row + kSideBySide <= chunk.last; row += kSideBySide) take(row, Constant<kSideBySide>{});
-      for (; row < chunk.last; ++row) take(row, Constant<1>{});
-    });
+      find_gates(gates, count, own);
+      for (Index row = 0; row < count; ++row) {
+        const Index at = (first + row) * of.channels;
+        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, gates + row * of.groups, floor, ahead);
+      }
+    }
   }
 
   template <bool Kept>
@@ -500,7 +507,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     });
     for (int r = 0; r < Together; ++r) {
       const V n = (sums.v[2 * r] - load<W>(its_area.left + slot)) * load<W>(its_area.inverse + slot);
-      const V rate = sigmoid<W>(load<W>(its.weight + slot) * n + load<W>(its.bias + slot));
+      const V rate = logistic<W>(1.0f, kMinusLog2E * (load<W>(its.weight + slot) * n + load<W>(its.bias + slot)));
       found.normalised[row + r] = n;
       found.gate[row + r] = call.scale * rate;
       found.slope[row + r] = sums.v[2 * r + 1] * (found.gate[row + r] * (1.0f - rate));

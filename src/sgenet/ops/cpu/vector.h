@@ -230,7 +230,7 @@ struct Pack<Bfloat16, W> {
       const __m512 even = same_bits<__m512>(v[0]), odd = same_bits<__m512>(v[1]);
       // The instruction takes numbers below the normal range for 0, as no other conversion does: they go the long way.
       constexpr int kSubnormal = 0x20;
-      if ((_mm512_fpclass_ps_mask(even, kSubnormal) | _mm512_fpclass_ps_mask(odd, kSubnormal)) == 0) {
+      if (_kortestz_mask16_u8(_mm512_fpclass_ps_mask(even, kSubnormal), _mm512_fpclass_ps_mask(odd, kSubnormal))) {
         // It rounds to [16 even | 16 odd] elements; the permutation lets them alternate again.
         const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23,
                                                     7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -269,51 +269,56 @@ struct Pack<Bfloat16, 1> {
 
 // ------------------------------------------------------------------------------------------------------- mathematics
 
-// e^v to 2e-7 of its value; NaN stays NaN. v is cut off where e^v or 1 / e^v would leave float's normal range.
-template <int W>
-inline SGENET_INLINE Vector<W> exponential(Vector<W> v) {
-  using Word = typename Lanes<W>::Word;
-  const Vector<W> low = all<W>(-87.0f), high = all<W>(88.0f);
-  v = v < low ? low : v;  // in this order NaN passes
-  v = v > high ? high : v;
-  // v = n ln 2 + rest. Adding 1.5 * 2^23 leaves n, rounded, in the last bits of the sum.
-  const Vector<W> shifted = v * 1.44269504f + 12582912.0f;
-  const Vector<W> n = shifted - 12582912.0f;
-  Vector<W> rest = v - n * 0.693145752f;  // ln 2 in two parts: products of n with the first are exact
-  rest = rest - n * 1.42860677e-6f;
-  // e^rest: the polynomial through the Chebyshev nodes of |rest| < 0.35, within 3e-9.
-  Vector<W> power = rest * 1.39421597e-3f + 8.37596785e-3f;
-  power = power * rest + 4.16663401e-2f;
-  power = power * rest + 0.166664049f;
-  power = power * rest + 0.5f;
-  power = power * rest + 1.0f;
-  power = power * rest + 1.0f;
-  const Word exponent = (same_bits<Word>(shifted) << 23) + 0x3f800000u;  // what stands above n is shifted out
-  return power * same_bits<Vector<W>>(exponent);
-}
-
-// 1 / v of a finite v, to 2^-23 of its value.
-template <int W>
-inline SGENET_INLINE Vector<W> reciprocal(Vector<W> v) {
-#if defined(__AVX512F__)
-  if constexpr (W == 16) {  // 14 bits and a step of Newton's method take a third of a division's time
-    const auto near = same_bits<Vector<W>>(_mm512_maskz_rcp14_ps(0xffff, same_bits<__m512>(v)));
-    return near * (2.0f - v * near);
-  }
-#endif
-  return 1.0f / v;
-}
-
-template <int W>
-inline SGENET_INLINE Vector<W> sigmoid(Vector<W> v) {
-  return reciprocal<W>(1.0f + exponential<W>(-v));
-}
-
-// max(v, floor) that keeps NaN.
+// max(v, floor) and min(v, ceiling) that keep NaN.
 template <int W>
 inline SGENET_INLINE Vector<W> at_least(Vector<W> v, Vector<W> floor) {
+#if defined(__AVX512F__)
+  // The compiler would compare, and select by a mask. Of a NaN and a number the instruction returns the second.
+  if constexpr (W == 16) return same_bits<Vector<W>>(_mm512_max_ps(same_bits<__m512>(floor), same_bits<__m512>(v)));
+#endif
   return v < floor ? floor : v;
 }
+template <int W>
+inline SGENET_INLINE Vector<W> at_most(Vector<W> v, Vector<W> ceiling) {
+#if defined(__AVX512F__)
+  if constexpr (W == 16) return same_bits<Vector<W>>(_mm512_min_ps(same_bits<__m512>(ceiling), same_bits<__m512>(v)));
+#endif
+  return v > ceiling ? ceiling : v;
+}
+
+// 2^v to 2e-7 of its value for v < 127; at its low end it ends at 0 or at the least normal number. NaN stays NaN.
+template <int W>
+inline SGENET_INLINE Vector<W> power_of_two(Vector<W> v) {
+  // 2^v = 2^whole 2^rest: 0 <= rest <= 1. Of its degree this is the best polynomial for 2^rest, within 8e-8 of it.
+  const auto fraction = [](Vector<W> rest) SGENET_INLINE {
+    Vector<W> power = rest * 1.87757669e-3f + 8.98933969e-3f;
+    power = power * rest + 5.58263175e-2f;
+    power = power * rest + 0.240153611f;
+    power = power * rest + 0.693153083f;
+    return power * rest + 0.99999994f;
+  };
+#if defined(__AVX512DQ__)
+  if constexpr (W == 16) {
+    const auto exponent = same_bits<__m512>(v);
+    const auto rest = same_bits<Vector<W>>(_mm512_reduce_ps(exponent, _MM_FROUND_TO_NEG_INF));
+    return same_bits<Vector<W>>(_mm512_scalef_ps(same_bits<__m512>(fraction(rest)), exponent));
+  }
+#endif
+  using Word = typename Lanes<W>::Word;
+  v = at_least<W>(v, all<W>(-125.0f));
+  // Adding 1.5 * 2^23 leaves the whole part in the last bits of the sum; what stands above it is shifted out.
+  const Vector<W> shifted = (v - 0.5f) + 12582912.0f;
+  const Vector<W> power = fraction(v - (shifted - 12582912.0f));
+  return same_bits<Vector<W>>(Word(same_bits<Word>(power) + (same_bits<Word>(shifted) << 23)));
+}
+
+// numerator / (1 + 2^v). A sigmoid is one, of v times kMinusLog2E; who needs it multiplies where that costs nothing.
+template <int W>
+inline SGENET_INLINE Vector<W> logistic(float numerator, Vector<W> v) {
+  return numerator / (1.0f + power_of_two<W>(at_most<W>(v, all<W>(126.0f))));
+}
+
+constexpr float kMinusLog2E = -1.44269504f;  // sigmoid(v) = logistic(1, kMinusLog2E v)
 
 }  // namespace SGENET_ISA
 }  // namespace sgenet
