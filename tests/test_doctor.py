@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import torch
 
@@ -24,9 +27,14 @@ def test_it_prints_a_line_each(capsys):
     assert all(len(line) < 200 for line in lines)
 
 
-def test_a_backend_that_is_not_known_is_one_line(capsys, monkeypatch):
-    monkeypatch.setenv("SGENET_BACKEND", "gpu")
-    assert main(["doctor"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert "SGENET_BACKEND=gpu: there is no such backend" in captured.err
+def test_a_backend_that_is_not_known_is_one_line():
+    run = subprocess.run(
+        [sys.executable, "-c", "from sgenet.cli import main; raise SystemExit(main(['doctor']))"],
+        env={**os.environ, "SGENET_BACKEND": "gpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "SGENET_BACKEND=gpu: there is no such backend" in run.stderr

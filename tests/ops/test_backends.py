@@ -90,18 +90,55 @@ def test_a_small_network_learns_by_the_cpu_kernels_as_by_the_reference(learns, l
 @pytest.mark.parametrize(
     ("backend", "shape", "dtype", "message"),
     [
-        ("tritn", (1, 8, 4, 4), torch.float32, "SGENET_BACKEND=tritn: there is no such backend. Did you mean 'triton'"),
-        ("triton", (1, 8, 4), torch.float32, "SGENET_BACKEND=triton.*takes maps with a height and a width, not 1 spat"),
+        ("triton", (1, 8, 4), torch.float32, "use_backend: .*takes maps with a height and a width, not 1 spatial axes"),
         ("triton", (1, 8, 4, 4), torch.float32, "it computes on cuda, not on cpu .TRITON_INTERPRET=1 interprets it"),
         ("cpu", (1, 8, 4, 4), torch.float64, "it takes float32, bfloat16, not torch.float64; take 'reference'"),
     ],
 )
 def test_a_backend_that_cannot_is_named_with_the_reason(monkeypatch, backend, shape, dtype, message):
-    monkeypatch.setenv("SGENET_BACKEND", backend)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     module = sgenet.SpatialGroupEnhance(8, groups=2)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message), ops.use_backend(backend):
         module(torch.randn(shape, dtype=dtype))
+
+
+# The variable is read once, when sgenet is imported.
+WITH_VARIABLE = """
+import torch, sgenet
+from sgenet import ops
+used = []
+forward = ops.reference.forward
+ops.reference.forward = lambda *a, **k: used.append("reference") or forward(*a, **k)
+def enhance(x):
+    try:
+        sgenet.spatial_group_enhance(x, torch.ones(2), torch.ones(2), 2)
+    except ValueError as error:
+        used.append(str(error))
+with ops.use_backend("reference"):
+    enhance(torch.ones(2, 8, 6, 6))
+enhance(torch.ones(2, 8, 6, 6))
+print(used)
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("reference", "['reference', 'reference']"),
+        ("tritn", "SGENET_BACKEND=tritn: there is no such backend. Did you mean 'triton'"),
+        ("triton", "SGENET_BACKEND=triton: the backend 'triton' cannot compute this: it computes on cuda, not on cpu"),
+    ],
+)
+def test_the_variable_forces_a_backend_and_the_context_goes_before_it(value, said):
+    run = subprocess.run(
+        [sys.executable, "-c", WITH_VARIABLE],
+        env={**os.environ, "SGENET_BACKEND": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "'reference'" in run.stdout
+    assert said in run.stdout.replace('\\"', '"')
 
 
 def test_what_no_kernel_takes_goes_to_the_reference():
@@ -112,17 +149,7 @@ def test_what_no_kernel_takes_goes_to_the_reference():
             assert torch.equal(sgenet.spatial_group_enhance(x, weight, bias, 2), y)
 
 
-def test_the_variable_and_the_context_force_a_backend(monkeypatch):
-    x, weight, bias = torch.randn(2, 8, 6, 6), torch.randn(2), torch.randn(2)
-    used = []
-    monkeypatch.setattr(ops.reference, "forward", lambda *a, f=ops.reference.forward: used.append("reference") or f(*a))
-    for value in ("reference", "tritn"):
-        monkeypatch.setenv("SGENET_BACKEND", value)
-        with ops.use_backend("reference"):
-            sgenet.spatial_group_enhance(x, weight, bias, 2)
-    monkeypatch.setenv("SGENET_BACKEND", "reference")
-    sgenet.spatial_group_enhance(x, weight, bias, 2)
-    assert used == ["reference"] * 3
+def test_a_backend_that_is_not_known_cannot_be_asked_for():
     with pytest.raises(ConfigError, match="there is no such backend"), ops.use_backend("gpu"):
         pass
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from sgenet.errors import ConfigError
 from sgenet.ops import cpu_kernels
 from sgenet.ops.cpu.build import LIBRARY, BuildError, build, find_compiler
+from sgenet.ops.reference import Norm
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LAYOUTS = pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
@@ -69,28 +70,28 @@ def _poisoned_memory():
     torch.set_num_threads(threads)
 
 
-def draw(shape, groups, dtype, layout, affine=False, seed=0):
+def draw(shape, groups, dtype, layout, norm=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x, residual, grad = (torch.randn(shape, generator=generator).to(dtype) + 0.25 for _ in range(3))
     weight, bias = (torch.randn(groups, generator=generator) for _ in range(2))
     x, residual, grad = (v.contiguous(memory_format=layout) for v in (x, residual, grad))
-    factor, shift = (torch.rand(shape[1], generator=generator) + 0.5 for _ in range(2))
+    statistics = (torch.rand(shape[1], generator=generator) + 0.5 for _ in range(4))
     gate = torch.rand(shape[:2], generator=generator)
     return SimpleNamespace(
         x=x, residual=residual, grad=grad, weight=weight, bias=bias, gate=gate,
-        affine=(factor, shift) if affine else None,
+        norm=Norm(*statistics, 1e-3) if norm else None,
     )  # fmt: skip
 
 
 def by_kernels(case, groups, add, relu, out=None, eps=EPS):
     y, semantic, statistics = cpu_kernels.forward(
-        case.x, case.weight, case.bias, groups, eps, SCALE, case.residual if add else None, relu, case.affine, out
+        case.x, case.weight, case.bias, groups, eps, SCALE, case.residual if add else None, relu, case.norm, out
     )
     if out is not None:
         return SimpleNamespace(y=y)
     dx, dweight, dbias, dresidual = cpu_kernels.backward(
         case.grad, case.x, y if relu else None, case.weight, case.bias, semantic, statistics, groups, eps, SCALE,
-        add, relu, case.affine,
+        add, relu, case.norm,
     )  # fmt: skip
     return SimpleNamespace(y=y, semantic=semantic, dx=dx, dweight=dweight, dbias=dbias, dresidual=dresidual)
 
@@ -112,10 +113,10 @@ def formula(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
 
 
 def mapped(case, x):
-    if case.affine is None:
+    if case.norm is None:
         return x * 1.0
-    factor, shift = (v.double()[:, None, None] for v in case.affine)
-    return x * factor + shift
+    mean, variance, weight, bias = (v.double()[:, None, None] for v in case.norm[:4])
+    return (x - mean) / (variance + case.norm.eps).sqrt() * weight + bias
 
 
 def finished(case, sums, inputs, add, relu, y):
@@ -143,8 +144,8 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     assert error <= tolerance, f"{what}: {error:.2e} of its largest value"
 
 
-def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, affine=False, seed=0):
-    case = draw(shape, groups, dtype, layout, affine, seed)
+def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, norm=False, seed=0):
+    case = draw(shape, groups, dtype, layout, norm, seed)
     ours = by_kernels(case, groups, add, relu)
     expected = by_formula(case, groups, add, relu, ours.y)
     assert ours.y.dtype == ours.dx.dtype == dtype
@@ -203,12 +204,12 @@ def test_agrees_with_the_formula(isa, shape, groups, layout, dtype):
 @DTYPES
 @LAYOUTS
 @pytest.mark.parametrize(("add", "relu"), [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_residual_relu_and_affine_are_independent(isa, add, relu, affine, layout, dtype, threads):
+def test_residual_relu_and_norm_are_independent(isa, add, relu, norm, layout, dtype, threads):
     torch.set_num_threads(threads)
     for shape, groups in (((2, 128, 7, 7), 16), ((4, 12, 3, 4), 4), ((1, 10, 5, 2), 2)):
-        check(shape, groups, dtype, layout, add, relu, affine)
+        check(shape, groups, dtype, layout, add, relu, norm)
 
 
 @pytest.mark.slow
@@ -219,7 +220,7 @@ def test_residual_relu_and_affine_are_independent(isa, add, relu, affine, layout
 def test_agrees_with_the_formula_at_the_sizes_of_networks(isa, shape, groups, layout, dtype, fused):
     """The largest of them is written past the caches."""
     torch.set_num_threads(2)
-    check(shape, groups, dtype, layout, add=fused, relu=fused, affine=fused)
+    check(shape, groups, dtype, layout, add=fused, relu=fused, norm=fused)
 
 
 @settings(max_examples=60, deadline=None)
@@ -233,14 +234,14 @@ def test_agrees_with_the_formula_at_the_sizes_of_networks(isa, shape, groups, la
     layout=st.sampled_from([NCHW, NHWC]),
     threads=st.integers(1, 3),
     name=st.sampled_from(cpu_kernels.INSTRUCTION_SETS),
-    affine=st.booleans(),
+    norm=st.booleans(),
 )
-def test_any_shape_agrees(library, batch, groups, depth, height, width, dtype, layout, threads, name, affine):
+def test_any_shape_agrees(library, batch, groups, depth, height, width, dtype, layout, threads, name, norm):
     library.sgenet_use(name.encode())  # what the CPU lacks leaves the one before
     torch.set_num_threads(threads)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cpu_kernels, "_library", lambda: library)
-        check((batch, groups * depth, height, width), groups, dtype, layout, affine=affine)
+        check((batch, groups * depth, height, width), groups, dtype, layout, norm=norm)
 
 
 @DTYPES
@@ -250,12 +251,12 @@ def test_any_shape_agrees(library, batch, groups, depth, height, width, dtype, l
 def test_y_may_take_the_place_of_an_input(isa, layout, dtype, target, threads):
     torch.set_num_threads(threads)
     for shape, groups in (((2, 128, 7, 7), 16), ((2, 64, 5, 3), 16), ((4, 6, 3, 3), 2)):
-        case = draw(shape, groups, dtype, layout, affine=True)
+        case = draw(shape, groups, dtype, layout, norm=True)
         apart = by_kernels(case, groups, add=True, relu=True)
-        scaled = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.affine)
-        again = draw(shape, groups, dtype, layout, affine=True)
+        scaled = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.norm)
+        again = draw(shape, groups, dtype, layout, norm=True)
         y = cpu_kernels.scale_channels(
-            again.x, again.gate, again.residual, True, again.affine, out=getattr(again, target)
+            again.x, again.gate, again.residual, True, again.norm, out=getattr(again, target)
         )
         assert y is getattr(again, target)
         assert torch.equal(y, scaled)
@@ -266,15 +267,15 @@ def test_y_may_take_the_place_of_an_input(isa, layout, dtype, target, threads):
 
 @DTYPES
 @LAYOUTS
-@pytest.mark.parametrize(("add", "relu", "affine"), [(False, False, False), (True, True, True), (False, True, False)])
+@pytest.mark.parametrize(("add", "relu", "norm"), [(False, False, False), (True, True, True), (False, True, False)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_scaling_by_a_gate_agrees_with_its_formula(isa, layout, dtype, add, relu, affine, threads):
+def test_scaling_by_a_gate_agrees_with_its_formula(isa, layout, dtype, add, relu, norm, threads):
     torch.set_num_threads(threads)
     for shape in ((2, 64, 7, 7), (4, 12, 5, 3), (1, 5, 3, 3), (2, 8, 1, 1)):
-        case = draw(shape, 1, dtype, layout, affine)
-        y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if add else None, relu, case.affine)
+        case = draw(shape, 1, dtype, layout, norm)
+        y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if add else None, relu, case.norm)
         dx, dgate, dresidual = cpu_kernels.scale_channels_backward(
-            case.grad, case.x, y if relu else None, case.gate, add, relu, case.affine
+            case.grad, case.x, y if relu else None, case.gate, add, relu, case.norm
         )
         x, gate = case.x.double().requires_grad_(), case.gate.double().requires_grad_()
         of = mapped(case, x)
@@ -322,26 +323,45 @@ def test_the_gradients_of_a_batch_norm(isa, layout, dtype, threads, with_weight)
 
 
 @pytest.mark.parametrize("channels", [1, 63, 64, 200])
-def test_the_affine_layer_of_a_batch_norm(isa, channels):
-    """Each input in each dtype, or left out."""
-    drawn = torch.randn(4, channels, generator=torch.Generator().manual_seed(0))
+def test_a_norm_in_front_has_parameters_of_any_dtype(isa, channels):
+    """Each in each dtype, or left out; seen where the gate is 1."""
+    x, *drawn = torch.randn(5, channels, generator=torch.Generator().manual_seed(0))
     drawn[1] = drawn[1].square()
+    x, gate = x.reshape(1, channels, 1, 1), torch.ones(1, channels)
     for dtypes in itertools.product((torch.float32, torch.bfloat16, torch.float64), repeat=4):
         mean, variance, weight, bias = (v.to(dtype) for v, dtype in zip(drawn, dtypes, strict=True))
         for gamma, beta in itertools.product((weight, None), (bias, None)):
-            factor, summand = cpu_kernels.norm_affine(mean, variance, gamma, beta, 1e-3)
-            expected = (1.0 if gamma is None else gamma.double()) / (variance.double() + 1e-3).sqrt()
-            torch.testing.assert_close(factor.double(), expected, rtol=3e-7, atol=0)
-            expected = (0.0 if beta is None else beta.double()) - mean.double() * expected
-            torch.testing.assert_close(summand.double(), expected, rtol=1e-6, atol=2e-6)
+            y = cpu_kernels.scale_channels(x, gate, norm=Norm(mean, variance, gamma, beta, 1e-3))
+            factor = (1.0 if gamma is None else gamma.double()) / (variance.double() + 1e-3).sqrt()
+            expected = (x.double().flatten() - mean.double()) * factor + (0.0 if beta is None else beta.double())
+            size = (x.double().flatten().abs() + mean.double().abs()) * factor.abs()  # what is rounded on the way
+            assert ((y.double().flatten() - expected).abs() <= 5e-7 * size + 2e-7).all()
 
 
-def test_the_affine_layer_of_a_batch_norm_reads_any_stride(isa):
-    strided = torch.rand(10, 4) + 0.5
-    factor, summand = cpu_kernels.norm_affine(*strided.unbind(1), 0.0)
-    dense = cpu_kernels.norm_affine(*strided.t().contiguous().unbind(), 0.0)
-    assert torch.equal(factor, dense[0])
-    assert torch.equal(summand, dense[1])
+def test_parameters_may_have_any_stride(isa):
+    case = draw((2, 64, 3, 5), 16, torch.float32, NHWC)
+    columns = torch.rand(64, 4) + 0.5
+    results = []
+    for strided in (False, True):
+        case.norm = Norm(*(columns.unbind(1) if strided else columns.t().contiguous().unbind()), 1e-3)
+        case.weight, case.bias = (
+            v.repeat_interleave(2)[::2] if strided else v.clone() for v in (case.weight, case.bias)
+        )
+        results.append(by_kernels(case, 16, add=True, relu=True))
+    for name in ("y", "dx", "dweight", "dbias"):
+        assert torch.equal(getattr(results[0], name), getattr(results[1], name)), name
+
+
+@DTYPES
+@LAYOUTS
+@pytest.mark.parametrize("groups", [16, 5])
+def test_what_is_only_for_the_backward_pass_can_be_left_out(isa, layout, dtype, groups):
+    case = draw((3, 80, 5, 5), groups, dtype, layout, norm=True)
+    arguments = (case.x, case.weight.to(dtype), case.bias.to(dtype), groups, EPS, SCALE, case.residual, True, case.norm)
+    y, semantic, statistics = cpu_kernels.forward(*arguments, saves=False)
+    assert semantic is None
+    assert statistics is None
+    assert torch.equal(y, cpu_kernels.forward(*arguments)[0])
 
 
 @LAYOUTS
@@ -474,17 +494,17 @@ def guarded():
 def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout, dtype, at_end):
     """A read or write outside ends the process."""
     for shape, groups in (((1, 64, 5, 5), 16), ((2, 256, 7, 7), 16), ((1, 10, 3, 3), 2), ((1, 6, 1, 1), 2)):
-        case = draw(shape, groups, dtype, layout, affine=True)
+        case = draw(shape, groups, dtype, layout, norm=True)
         expected = by_kernels(case, groups, add=True, relu=True)
         for name in ("x", "residual", "grad", "weight", "bias", "gate"):
             setattr(case, name, guarded.like(getattr(case, name), at_end))
-        case.affine = tuple(guarded.like(v, at_end) for v in case.affine)
+        case.norm = Norm(*(guarded.like(v, at_end) for v in case.norm[:4]), case.norm.eps)
         with monkeypatch.context() as patched:
             patched.setattr(torch, "empty", lambda *a, **k: guarded.like(EMPTY(*a, **k), at_end))
             patched.setattr(torch, "empty_like", lambda x: guarded.like(x, at_end))
             ours = by_kernels(case, groups, add=True, relu=True)
-            y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.affine)
-            cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.affine)
+            y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.norm)
+            cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.norm)
             mean, variance = cpu_kernels.moments(case.x)
             cpu_kernels.norm_backward(guarded.like(case.grad, at_end), case.x, mean, variance, None, 1e-5)
         assert torch.equal(ours.y, expected.y)
@@ -633,9 +653,9 @@ def every_path_once():
         SHAPES, (NCHW, NHWC), (torch.float32, torch.bfloat16), (False, True)
     ):
         torch.set_num_threads(3 if math.prod(shape) % 3 else 1)
-        check(shape, groups, dtype, layout, add=full, relu=full, affine=full)
-        case = draw(shape, groups, dtype, layout, affine=full)
-        y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.affine)
-        cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.affine)
+        check(shape, groups, dtype, layout, add=full, relu=full, norm=full)
+        case = draw(shape, groups, dtype, layout, norm=full)
+        y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.norm)
+        cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.norm)
         mean, variance = cpu_kernels.moments(case.x)
         cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5)

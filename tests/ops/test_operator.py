@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import sgenet
 from sgenet import ops
 from sgenet.errors import ConfigError
+from sgenet.ops.reference import Norm
 
 BACKENDS = [name for name in ("reference", "cpu") if ops.availability()[name] is None]
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
@@ -246,13 +248,15 @@ def test_written_over_its_input_it_is_the_same(backend, layout, add):
 
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
 @pytest.mark.parametrize("in_half", [False, True])
-def test_with_an_affine_layer_in_front(backend, layout, in_half):
+@pytest.mark.parametrize("with_weight", [False, True])
+def test_with_a_norm_in_front(backend, layout, in_half, with_weight):
     x = drawn((2, 24, 7, 9), torch.bfloat16 if in_half else torch.float32, layout)
-    factor, summand = drawn((24,), seed=1), drawn((24,), seed=2)
+    mean, variance, factor, summand = (drawn((24,), seed=seed) for seed in range(4))
+    norm = Norm(mean, variance.square(), factor if with_weight else None, summand if with_weight else None, 1e-3)
     weight, bias = drawn((6,)), drawn((6,), seed=1)
-    mapped = x.double() * factor.reshape(1, -1, 1, 1) + summand.reshape(1, -1, 1, 1)
+    mapped = F.batch_norm(x.double(), *(None if v is None else v.double() for v in norm[:4]), eps=norm.eps)
     expected = enhanced(mapped, weight.double(), bias.double(), 6, scale=1.5)
-    y = ops.spatial_group_enhance_(x, weight, bias, 6, scale=1.5, affine=(factor, summand))
+    y = ops.spatial_group_enhance_(x, weight, bias, 6, scale=1.5, norm=norm)
     close(y, expected, 2**-8 if in_half else 1e-5)
 
 

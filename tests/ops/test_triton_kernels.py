@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sgenet.ops import spatial_group_enhance
+from sgenet.ops.reference import Norm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIRECT = DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
@@ -73,17 +74,16 @@ def draw(shape, groups, dtype, layout, parameters=torch.float32, seed=0):
     x, residual, grad = (torch.randn(shape, generator=generator).to(dtype) + 0.25 for _ in range(3))
     weight, bias = (torch.randn(groups, generator=generator).to(parameters) for _ in range(2))
     x, residual, grad = (v.to(DEVICE).contiguous(memory_format=layout) for v in (x, residual, grad))
-    return SimpleNamespace(
-        x=x, residual=residual, grad=grad, weight=weight.to(DEVICE), bias=bias.to(DEVICE), affine=None
-    )
+    return SimpleNamespace(x=x, residual=residual, grad=grad, weight=weight.to(DEVICE), bias=bias.to(DEVICE), norm=None)
 
 
-def draw_affine(channels):
-    """A factor and a shift of each channel, none of them near 0: an element outside the map would stand out."""
-    generator = torch.Generator().manual_seed(1)
-    factor, shift = (torch.rand(channels, generator=generator) + 0.5 for _ in range(2))
-    factor[::2] *= -1
-    return factor.to(DEVICE), shift.to(DEVICE)
+def draw_norm(channels):
+    """With summands far from 0: an element outside the map would stand out."""
+    generator = torch.Generator().manual_seed(5)
+    mean, variance, weight, bias = (torch.rand(channels, generator=generator) + 0.5 for _ in range(4))
+    weight[::2] *= -1
+    mean[1::2] *= -1
+    return Norm(*(v.to(DEVICE) for v in (mean, variance, weight, bias)), 1e-3)
 
 
 def tile_option(tile):
@@ -91,7 +91,7 @@ def tile_option(tile):
 
 
 def by_kernels(case, groups, add, relu, tile=None, eps=EPS):
-    options = {"affine": case.affine, **tile_option(tile)}
+    options = {"norm": case.norm, **tile_option(tile)}
     residual = case.residual if add else None
     y, semantic, statistics = triton_kernels.forward(
         case.x, case.weight, case.bias, groups, eps, SCALE, residual, relu, **options
@@ -106,13 +106,13 @@ def by_kernels(case, groups, add, relu, tile=None, eps=EPS):
 def by_reference(case, groups, add, relu, y, eps=EPS):
     """In float64. The gradient passes the ReLU where it passed in `y`: rounding may decide otherwise close to 0.
 
-    With an affine layer, what is called x here is the map behind it.
+    With a norm, what is called x here is the map behind it.
     """
     names = ("x", "weight", "bias", "residual") if add else ("x", "weight", "bias")
     values = {name: getattr(case, name).double() for name in names}
-    if case.affine is not None:
-        factor, shift = (v.double()[:, None, None] for v in case.affine)
-        values["x"] = values["x"] * factor + shift
+    if case.norm is not None:
+        mean, variance, factor, shift = (v.double()[:, None, None] for v in case.norm[:4])
+        values["x"] = (values["x"] - mean) / (variance + case.norm.eps).sqrt() * factor + shift
     inputs = [value.requires_grad_() for value in values.values()]
     sums = spatial_group_enhance(*inputs[:3], groups, eps, SCALE)
     if add:
@@ -132,9 +132,9 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     assert error <= tolerance, f"{what}: {error:.2e} of its largest value"
 
 
-def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, tile=None, affine=False):
+def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, tile=None, norm=False):
     case = draw(shape, groups, dtype, layout)
-    case.affine = draw_affine(shape[1]) if affine else None
+    case.norm = draw_norm(shape[1]) if norm else None
     ours = by_kernels(case, groups, add, relu, tile)
     expected = by_reference(case, groups, add, relu, ours.y)
     assert ours.y.dtype == ours.dx.dtype == dtype
@@ -203,28 +203,29 @@ def test_residual_and_relu_are_independent(add, relu, layout, tile):
 )
 @pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize(("add", "relu"), [(False, False), (True, True)])
-def test_an_affine_layer_in_front_is_folded_in(shape, groups, tile, layout, add, relu):
-    check(shape, groups, layout=layout, add=add, relu=relu, tile=tile, affine=True)
+def test_a_norm_in_front_is_folded_in(shape, groups, tile, layout, add, relu):
+    check(shape, groups, layout=layout, add=add, relu=relu, tile=tile, norm=True)
 
 
 @directly
 @pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("tile", [None, 16])
-def test_what_the_affine_layer_makes_is_not_rounded(layout, tile):
-    check((1, 6, 3, 5), 2, torch.float16, layout, tile=tile, affine=True)
+def test_what_a_norm_makes_is_not_rounded(layout, tile):
+    check((1, 6, 3, 5), 2, torch.float16, layout, tile=tile, norm=True)
 
 
 @directly
 @pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("tile", [None, 16])
-def test_an_affine_layer_whose_factor_is_zero_makes_a_constant_map(layout, tile):
+def test_a_norm_whose_factor_is_zero_makes_a_constant_map(layout, tile):
     """As the last batch norm of a branch does at the start of many trainings."""
     case = draw((1, 6, 3, 5), 2, torch.float32, layout)
-    _, shift = draw_affine(6)
-    case.affine = (torch.zeros_like(shift), shift)
+    case.norm = draw_norm(6)._replace(weight=torch.zeros(6, device=DEVICE))
     ours = by_kernels(case, 2, add=False, relu=False, tile=tile)
     gate = SCALE * case.bias.sigmoid().repeat_interleave(3)
-    torch.testing.assert_close(ours.y, (shift * gate)[None, :, None, None].expand_as(ours.y), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        ours.y, (case.norm.bias * gate)[None, :, None, None].expand_as(ours.y), rtol=1e-6, atol=0
+    )
     expected = by_reference(case, 2, add=False, relu=False, y=ours.y)
     for name in ("dx", "dbias"):
         assert_close(getattr(ours, name), getattr(expected, name), 1e-5, name)
@@ -232,12 +233,12 @@ def test_an_affine_layer_whose_factor_is_zero_makes_a_constant_map(layout, tile)
 
 @directly
 @pytest.mark.parametrize("target", ["x", "residual"])
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 @pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("tile", [None, 16])
-def test_in_place_gives_the_bits_of_out_of_place(target, affine, layout, tile):
+def test_in_place_gives_the_bits_of_out_of_place(target, norm, layout, tile):
     case = draw((1, 6, 3, 5), 2, torch.bfloat16, layout)
-    options = {"affine": draw_affine(6) if affine else None, **tile_option(tile)}
+    options = {"norm": draw_norm(6) if norm else None, **tile_option(tile)}
 
     def run(out):
         return triton_kernels.forward(
@@ -286,9 +287,9 @@ def test_in_place_where_the_kernel_needs_a_copy(target):
         ((1, 1, 512, 600), 1, None),
     ],
 )
-@pytest.mark.parametrize(("add", "relu", "affine"), [(False, False, False), (True, True, True)])
-def test_agrees_with_the_reference_at_the_sizes_of_networks(shape, groups, tile, layout, dtype, add, relu, affine):
-    check(shape, groups, dtype, layout, add, relu, tile, affine)
+@pytest.mark.parametrize(("add", "relu", "norm"), [(False, False, False), (True, True, True)])
+def test_agrees_with_the_reference_at_the_sizes_of_networks(shape, groups, tile, layout, dtype, add, relu, norm):
+    check(shape, groups, dtype, layout, add, relu, tile, norm)
 
 
 @directly

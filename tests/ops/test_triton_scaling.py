@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sgenet.ops.reference import Norm
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIRECT = DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -65,21 +67,26 @@ def _poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
-def draw(shape, dtype, layout, add=True, affine=False):
+def draw(shape, dtype, layout, add=True, norm=False):
     generator = torch.Generator().manual_seed(0)
     x, residual, grad = (torch.randn(shape, generator=generator).to(dtype) + 0.25 for _ in range(3))
     x, residual, grad = (v.to(DEVICE).contiguous(memory_format=layout) for v in (x, residual, grad))
     gate = torch.rand(shape[:2], generator=generator).to(DEVICE)
-    # None of them near 0: an element outside the map would stand out.
-    factor, shift = ((torch.rand(shape[1], generator=generator) + 0.5).to(DEVICE) for _ in range(2))
+    # The norm's summands are far from 0: an element outside the map would stand out.
+    mean, variance, factor, summand = ((torch.rand(shape[1], generator=generator) + 0.5).to(DEVICE) for _ in range(4))
     factor[::2] *= -1
+    mean[1::2] *= -1
     return SimpleNamespace(
-        x=x, residual=residual if add else None, grad=grad, gate=gate, affine=(factor, shift) if affine else None
+        x=x,
+        residual=residual if add else None,
+        grad=grad,
+        gate=gate,
+        norm=Norm(mean, variance, factor, summand, 1e-3) if norm else None,
     )
 
 
 def by_kernels(case, relu, tile=None):
-    options = {"affine": case.affine} if tile is None else {"affine": case.affine, "largest_tile": tile}
+    options = {"norm": case.norm} if tile is None else {"norm": case.norm, "largest_tile": tile}
     y = scale_channels(case.x, case.gate, case.residual, relu, **options)
     dx, dgate, dresidual = scale_channels_backward(
         case.grad, case.x, y if relu else None, case.gate, case.residual is not None, relu, **options
@@ -90,9 +97,9 @@ def by_kernels(case, relu, tile=None):
 def by_autograd(case, relu, y):
     """In float64. The gradient passes the ReLU where it passed in `y`: rounding may decide otherwise close to 0."""
     values = case.x.double()
-    if case.affine is not None:
-        factor, shift = (v.double()[:, None, None] for v in case.affine)
-        values = values * factor + shift
+    if case.norm is not None:
+        mean, variance, factor, shift = (v.double()[:, None, None] for v in case.norm[:4])
+        values = (values - mean) / (variance + case.norm.eps).sqrt() * factor + shift
     inputs = {"x": values.requires_grad_(), "gate": case.gate.double().requires_grad_()}
     sums = inputs["x"] * inputs["gate"][:, :, None, None]
     if case.residual is not None:
@@ -112,8 +119,8 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     assert error <= tolerance, f"{what}: {error:.2e} of its largest value"
 
 
-def check(shape, dtype=torch.float32, layout=NCHW, add=True, relu=True, affine=False, tile=None):
-    case = draw(shape, dtype, layout, add, affine)
+def check(shape, dtype=torch.float32, layout=NCHW, add=True, relu=True, norm=False, tile=None):
+    case = draw(shape, dtype, layout, add, norm)
     ours = by_kernels(case, relu, tile)
     expected = by_autograd(case, relu, ours.y)
     assert ours.y.dtype == ours.dx.dtype == dtype
@@ -147,25 +154,25 @@ SHAPES = [
 @directly
 @pytest.mark.parametrize(("shape", "tile"), SHAPES)
 @EACH_LAYOUT
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
-def test_agrees_with_float64(shape, tile, layout, affine):
-    check(shape, layout=layout, affine=affine, tile=tile)
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+def test_agrees_with_float64(shape, tile, layout, norm):
+    check(shape, layout=layout, norm=norm, tile=tile)
 
 
 @directly
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @EACH_LAYOUT
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
-def test_half_precision_is_rounded_once(dtype, layout, affine):
-    check((2, 12, 3, 5), dtype, layout, affine=affine, tile=64)
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+def test_half_precision_is_rounded_once(dtype, layout, norm):
+    check((2, 12, 3, 5), dtype, layout, norm=norm, tile=64)
 
 
 @directly
 @pytest.mark.parametrize(("add", "relu"), [(False, False), (True, False), (False, True)])
 @EACH_LAYOUT
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
-def test_residual_and_relu_are_independent(add, relu, layout, affine):
-    check((1, 12, 3, 4), layout=layout, add=add, relu=relu, affine=affine, tile=32)
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+def test_residual_and_relu_are_independent(add, relu, layout, norm):
+    check((1, 12, 3, 4), layout=layout, add=add, relu=relu, norm=norm, tile=32)
 
 
 @directly
@@ -173,7 +180,7 @@ def test_residual_and_relu_are_independent(add, relu, layout, affine):
 def test_a_program_that_walks_over_several_tiles(monkeypatch, layout):
     """As it does where the tensor is large enough for many programs: here runs of 2 tiles, the last of 1."""
     monkeypatch.setattr(triton_scaling, "_ENOUGH_PROGRAMS", 16)
-    check((2, 4, 15, 5), layout=layout, affine=True, tile=16)
+    check((2, 4, 15, 5), layout=layout, norm=True, tile=16)
 
 
 @directly
@@ -183,19 +190,19 @@ def test_a_program_that_walks_over_several_tiles(monkeypatch, layout):
 @pytest.mark.parametrize(
     "shape", [(1, 64, 56, 56), (2, 96, 13, 9), (2, 256, 7, 7), (1, 40, 1, 129), (1, 4096, 2, 2), (1, 1, 512, 600)]
 )
-@pytest.mark.parametrize(("add", "relu", "affine"), [(False, False, False), (True, True, True)])
-def test_agrees_with_float64_at_the_sizes_of_networks(shape, layout, dtype, add, relu, affine):
-    check(shape, dtype, layout, add, relu, affine)
+@pytest.mark.parametrize(("add", "relu", "norm"), [(False, False, False), (True, True, True)])
+def test_agrees_with_float64_at_the_sizes_of_networks(shape, layout, dtype, add, relu, norm):
+    check(shape, dtype, layout, add, relu, norm)
 
 
 @directly
 @pytest.mark.parametrize("target", ["x", "residual"])
-@pytest.mark.parametrize("affine", [False, True], ids=["plain", "affine"])
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 @EACH_LAYOUT
 @pytest.mark.parametrize("tile", [2048, 16])
-def test_in_place_gives_the_bits_of_out_of_place(target, affine, layout, tile):
-    case = draw((2, 5, 3, 5), torch.bfloat16, layout, affine=affine)
-    options = {"affine": case.affine, "largest_tile": tile}
+def test_in_place_gives_the_bits_of_out_of_place(target, norm, layout, tile):
+    case = draw((2, 5, 3, 5), torch.bfloat16, layout, norm=norm)
+    options = {"norm": case.norm, "largest_tile": tile}
     expected = scale_channels(case.x, case.gate, case.residual, True, **options)
     other = case.residual if target == "x" else case.x
     untouched = other.clone()
@@ -221,10 +228,10 @@ def test_in_place_where_the_kernel_needs_a_copy(target):
 @directly
 @EACH_LAYOUT
 def test_a_constant_factor_of_zero_leaves_the_shift(layout):
-    case = draw((2, 6, 3, 3), torch.float32, layout, add=False, affine=True)
-    case.affine = (torch.zeros_like(case.affine[0]), case.affine[1])
-    y = scale_channels(case.x, case.gate, affine=case.affine)
-    torch.testing.assert_close(y, (case.affine[1] * case.gate)[:, :, None, None].expand_as(y), rtol=1e-6, atol=0)
+    case = draw((2, 6, 3, 3), torch.float32, layout, add=False, norm=True)
+    case.norm = case.norm._replace(weight=torch.zeros_like(case.norm.weight))
+    y = scale_channels(case.x, case.gate, norm=case.norm)
+    torch.testing.assert_close(y, (case.norm.bias * case.gate)[:, :, None, None].expand_as(y), rtol=1e-6, atol=0)
 
 
 @directly
@@ -265,7 +272,7 @@ def test_nothing_is_written_behind_the_outputs(monkeypatch, layout, tile):
         memory = allocated[-1][0]
         return memory[: math.prod(size)].view(size) if stride is None else memory.as_strided(size, stride)
 
-    case = draw((1, 11, 3, 3), torch.float32, layout, affine=True)
+    case = draw((1, 11, 3, 3), torch.float32, layout, norm=True)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "empty", guarded)
         patched.setattr(torch, "empty_like", lambda x: guarded(x.shape, x.dtype, x.device, x.stride()))
@@ -293,12 +300,12 @@ def test_a_gate_of_another_dtype(layout, dtype):
 @EACH_LAYOUT
 def test_inputs_of_other_layouts(layout):
     """A sum's gradient and a sample's gate are expanded; the residual comes in the other layout, x as a slice."""
-    case = draw((2, 6, 3, 4), torch.float32, layout, affine=True)
+    case = draw((2, 6, 3, 4), torch.float32, layout, norm=True)
     case.gate = case.gate[:1].expand(2, 6)
     dense = by_kernels(case, relu=True)
     case.residual = case.residual.contiguous(memory_format=NCHW if layout == NHWC else NHWC)
     case.x = torch.stack([case.x, case.x], -1)[..., 0]
-    case.affine = tuple(torch.stack([v, v], -1)[..., 0] for v in case.affine)
+    case.norm = Norm(*(torch.stack([v, v], -1)[..., 0] for v in case.norm[:4]), case.norm.eps)
     case.grad = torch.ones((), device=DEVICE).expand(case.x.shape)
     ours = by_kernels(case, relu=True)
     assert torch.equal(ours.y, dense.y)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sgenet.ops import reference
-from sgenet.ops.backends import backend_for, backend_module
+from sgenet.ops.backends import backend_for
+from sgenet.ops.reference import Norm
 
-__all__ = ["running_affine", "training_folds", "update_statistics", "wants_gradient"]
+__all__ = ["running_norm", "training_folds", "update_statistics", "wants_gradient"]
 
 
 def wants_gradient(*parts: Tensor | nn.Module | None) -> bool:
@@ -19,27 +19,25 @@ def wants_gradient(*parts: Tensor | nn.Module | None) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-def running_affine(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What a norm in eval mode does to each channel.
+def running_norm(norm: nn.Module, x: Tensor) -> Norm | None:
+    """A norm in eval mode, for an operator to apply.
 
     Args:
         norm: The norm.
         x: Its input.
 
     Returns:
-        A factor and a summand for each channel; None where the norm does something else, or where no kernel takes them:
-        in plain torch, the norm itself is as fast, and compilers join it to the convolution.
+        Its statistics and weights; None where it is of another kind, or where no kernel takes them: in plain torch, the
+        norm itself is as fast, and compilers join it to the convolution.
     """
-    backend = _backend(norm, x)
-    if backend is None or not isinstance(norm, nn.BatchNorm2d) or norm.training:
+    if norm.training or _backend(norm, x) is None:
         return None
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
+    # By their dictionaries: what a module finds by name takes it longer than an image takes some layers.
+    statistics, parameters = norm._buffers, norm._parameters
+    mean, variance = statistics["running_mean"], statistics["running_var"]
+    if mean is None or variance is None or "weight" not in parameters or "bias" not in parameters:
         return None
-    # A compiler takes these few numbers apart by itself, and cannot look into a compiled function.
-    kernels = reference if torch.compiler.is_compiling() else backend_module(backend)
-    affine: tuple[Tensor, Tensor] = kernels.norm_affine(mean, variance, norm.weight, norm.bias, norm.eps)
-    return affine
+    return Norm(mean, variance, parameters["weight"], parameters["bias"], norm.eps)  # type: ignore[arg-type]
 
 
 def training_folds(norm: nn.BatchNorm2d, x: Tensor) -> bool:

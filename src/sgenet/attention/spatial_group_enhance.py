@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sgenet.attention.base import Attention
-from sgenet.attention.folding import running_affine, training_folds, update_statistics, wants_gradient
+from sgenet.attention.folding import running_norm, training_folds, update_statistics, wants_gradient
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
 from sgenet.ops import (
@@ -116,16 +116,16 @@ class SpatialGroupEnhance(Attention):
         if not self.normalize:
             return super().join(x, residual, norm)
         parameters = (self.weight, self.bias, self.groups, self.eps, self.scale, residual, True)
-        if isinstance(norm, nn.BatchNorm2d) and wants_gradient(x, residual, norm, self) and training_folds(norm, x):
-            y, mean, variance = batch_norm_spatial_group_enhance(x, norm.weight, norm.bias, norm.eps, *parameters)
-            update_statistics(norm, mean, variance, x)
-            return y
         if wants_gradient(x, residual, norm, self):
+            if isinstance(norm, nn.BatchNorm2d) and training_folds(norm, x):
+                y, mean, variance = batch_norm_spatial_group_enhance(x, norm.weight, norm.bias, norm.eps, *parameters)
+                update_statistics(norm, mean, variance, x)
+                return y
             return spatial_group_enhance(x if norm is None else norm(x), *parameters)
         # The kernels round a norm differently in the last bit; a module that started as the identity keeps them all.
-        affine = None if norm is None or self.scale != 1.0 else running_affine(norm, x)
-        branch = x if norm is None or affine is not None else norm(x)
-        return spatial_group_enhance_(branch, *parameters, affine)
+        folded = None if norm is None or self.scale != 1.0 else running_norm(norm, x)
+        branch = x if norm is None or folded is not None else norm(x)
+        return spatial_group_enhance_(branch, *parameters, folded)
 
     def gate(self, x: Tensor) -> Tensor:
         """The gate of each position: (B, C, *spatial), equal for the channels of one group.

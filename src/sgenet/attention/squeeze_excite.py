@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgenet.attention.base import Attention
-from sgenet.attention.folding import running_affine, wants_gradient
+from sgenet.attention.folding import running_norm, wants_gradient
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.ops import scale_channels, scale_channels_
+from sgenet.ops.reference import Norm, norm_affine
 
 __all__ = ["SqueezeExcite"]
 
@@ -105,12 +106,12 @@ class SqueezeExcite(Attention):
         # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
         # And the kernels round a norm differently in the last bit; one that started as the identity keeps them all.
         folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None
-        affine = running_affine(norm, x) if folds and norm is not None else None
-        branch = x if norm is None or affine is not None else norm(x)
-        return scale_channels_(branch, self._excited(self._squeezed(branch, affine)).flatten(1), residual, True, affine)
+        folded = running_norm(norm, x) if folds and norm is not None else None
+        branch = x if norm is None or folded is not None else norm(x)
+        return scale_channels_(branch, self._excited(self._squeezed(branch, folded)).flatten(1), residual, True, folded)
 
-    def _squeezed(self, x: Tensor, affine: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """What the two layers are shown, in the shape of the gate: of x, or of x * factor + summand."""
+    def _squeezed(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """What the two layers are shown, in the shape of the gate: of x, or of what a norm makes of it."""
         positions = list(range(2, x.dim()))
         if self.squeeze == "max":
             return x.amax(positions, keepdim=True)
@@ -119,8 +120,8 @@ class SqueezeExcite(Attention):
         # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
         wide = x.dtype if x.dtype == torch.float64 else torch.float32
         mean = x.mean(positions, keepdim=True, dtype=wide)
-        if affine is not None:
-            factor, summand = (values.reshape(1, -1, *[1] * len(positions)) for values in affine)
+        if norm is not None:
+            factor, summand = (values.reshape(1, -1, *[1] * len(positions)) for values in norm_affine(*norm))
             mean = torch.addcmul(summand, mean, factor)
         return mean.to(x.dtype)
 

@@ -30,7 +30,7 @@ _MODULES = {
     "reference": "sgenet.ops.reference",
 }
 _log = logging.getLogger("sgenet")
-_forced: list[str] = []  # by `use_backend`, the innermost last
+_asked: list[str] = [os.environ.get(VARIABLE, "")]  # then by `use_backend`, the innermost last
 
 
 @functools.cache
@@ -64,13 +64,13 @@ def backend_for(device: str, dtype: torch.dtype, axes: int) -> str:
         >>> backend_for("cpu", torch.float64, 4)
         'reference'
     """
-    asked = _forced[-1] if _forced else os.environ.get(VARIABLE)
+    asked = _asked[-1]
     if not asked:
         return _first_that_can(device, dtype, axes)
     _check_known(asked)
     reason = _reason_against(asked, device, dtype, axes)
     if reason is not None:
-        how = "use_backend" if _forced else f"{VARIABLE}={asked}"
+        how = "use_backend" if len(_asked) > 1 else f"{VARIABLE}={asked}"
         raise ConfigError(f"{how}: the backend '{asked}' cannot compute this: {reason}; take 'reference', or none")
     return asked
 
@@ -82,7 +82,7 @@ backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Compute with one backend inside the `with`, in all threads; it goes before SGENET_BACKEND.
+    """Compute with one backend inside the `with`, in all threads; it goes before SGENET_BACKEND, which is read once.
 
     What is compiled inside keeps its backend; what was compiled before keeps the one it had.
 
@@ -101,11 +101,11 @@ def use_backend(name: str) -> Iterator[None]:
         'reference'
     """
     _check_known(name)
-    _forced.append(name)
+    _asked.append(name)
     try:
         yield
     finally:
-        _forced.remove(name)
+        del _asked[-1 - _asked[::-1].index(name)]
 
 
 def availability() -> dict[str, str | None]:
@@ -157,7 +157,7 @@ def _missing(name: str) -> str | None:
 
 def _interpreted() -> bool:
     # The interpreter is for tests, far too slow to be chosen without being asked for.
-    return os.environ.get("TRITON_INTERPRET") == "1" and "triton" in (*_forced[-1:], os.environ.get(VARIABLE))
+    return os.environ.get("TRITON_INTERPRET") == "1" and "triton" in (_asked[0], _asked[-1])
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sgenet.ops import reference
 from sgenet.ops.checks import check_input
+from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     differentiable,
     kept_format,
@@ -95,8 +96,8 @@ def _plain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, residual = promoted(x, residual)
     mean, variance = reference.moments(x)
-    affine = reference.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
-    y = reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine)[0]
+    norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
+    y = reference.forward(x, weight, bias, groups, eps, scale, residual, relu, norm)[0]
     return y, mean, variance
 
 
@@ -131,9 +132,9 @@ def _normed_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = kernels_for(x)
     mean, variance = kernels.moments(x)
-    affine = kernels.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
+    norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
     y = torch.empty_like(x)
-    _, semantic, statistics = kernels.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, y)
+    _, semantic, statistics = kernels.forward(x, weight, bias, groups, eps, scale, residual, relu, norm, y)
     return y, mean, variance, semantic, statistics
 
 
@@ -157,9 +158,9 @@ def _normed_backward(
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = kernels_for(x)
-    affine = kernels.norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
+    norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
     dnormed, dweight, dbias, dresidual = kernels.backward(
-        grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu, affine
+        grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu, norm
     )
     dx, dnorm_weight, dnorm_bias = kernels.norm_backward(dnormed, x, mean, variance, norm_weight, norm_eps)
     of_norm = (x.new_empty(0) if t is None else d for t, d in ((norm_weight, dnorm_weight), (norm_bias, dnorm_bias)))

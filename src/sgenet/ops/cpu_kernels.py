@@ -12,13 +12,14 @@ import ctypes
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from struct import Struct
 
 import torch
 from torch import Tensor
 
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.ops.cpu.build import LIBRARY
+from sgenet.ops.reference import Norm
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -28,7 +29,6 @@ __all__ = [
     "has_threads",
     "instruction_set",
     "moments",
-    "norm_affine",
     "norm_backward",
     "scale_channels",
     "scale_channels_backward",
@@ -38,17 +38,17 @@ VARIABLE = "SGENET_CPU_ISA"
 _PATH = Path(__file__).with_name(LIBRARY)
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
 
-_DTYPES = (torch.float32, torch.bfloat16)
-_POINTER, _INDEX, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-_ARGUMENTS: dict[str, list[Any]] = {  # what ctypes' classes have in common has no public type
-    "sgenet_enhance_forward": [_POINTER] * 9 + [_INDEX] * 4 + [_FLOAT] * 2 + [_INT] * 4,
-    "sgenet_enhance_backward": [_POINTER] * 13 + [_INDEX] * 4 + [_FLOAT] * 2 + [_INT] * 3,
-    "sgenet_scale_forward": [_POINTER] * 6 + [_INDEX] * 3 + [_INT] * 4,
-    "sgenet_scale_backward": [_POINTER] * 9 + [_INDEX] * 3 + [_INT] * 3,
-    "sgenet_moments": [_POINTER] * 3 + [_INDEX] * 3 + [_INT] * 3,
-    "sgenet_affine": [_POINTER] * 6 + [_INDEX, _FLOAT, _INT],
-    "sgenet_norm_backward": [_POINTER] * 8 + [_INDEX] * 3 + [_INT] * 3,
+# cpu/records.h: what each function is given, as one record of words of 8 bytes.
+_MAP, _NORM, _GATE = "6q", "4Pdq", "2P2q2d"
+_RECORDS = {
+    "sgenet_enhance_forward": Struct(f"5Pq{_GATE}{_NORM}{_MAP}"),
+    "sgenet_enhance_backward": Struct(f"9P{_GATE}{_NORM}{_MAP}"),
+    "sgenet_scale_forward": Struct(f"4Pq{_NORM}{_MAP}"),
+    "sgenet_scale_backward": Struct(f"7P{_NORM}{_MAP}"),
+    "sgenet_moments": Struct(f"3P{_MAP}"),
+    "sgenet_norm_backward": Struct(f"8P{_MAP}"),
 }
+_NO_NORM = (0, 0, 0, 0, 0.0, 0)
 _OUT_OF_MEMORY = 1
 
 
@@ -84,9 +84,11 @@ def forward(
     scale: float,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    saves: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Spatial Group-wise Enhance of `x`, plus `residual`, through a ReLU.
 
     The sum with the residual is rounded once, at its end.
@@ -100,29 +102,27 @@ def forward(
         scale: A constant factor on the gate.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or two float32 tensors (a, b) of C values: then a x + b is enhanced, formed in float32.
+        norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: None, or a tensor of the shape, dtype and memory format of `x` to write y to: x itself, the residual, or
             another that overlaps neither.
+        saves: Whether `backward` will follow.
 
     Returns:
-        y in the dtype and memory format of `x`; and for `backward` g, (B, C) in float32, and `left` and s of each
-        group, (B, G, 2) in float32.
+        y in the dtype and memory format of `x`; and for `backward`, or None, g, (B, C) in float32, and `left` and s of
+        each group, (B, G, 2) in float32.
     """
     x, channels_last = _dense(x)
     residual = None if residual is None else _like(residual, x, channels_last)
     y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
-    batch, channels, height, width = x.shape
-    semantic = torch.empty((batch, channels), dtype=torch.float32)
-    statistics = torch.empty((batch, groups, 2), dtype=torch.float32)
+    semantic = torch.empty(x.shape[:2], dtype=torch.float32) if saves else None
+    statistics = torch.empty((x.shape[0], groups, 2), dtype=torch.float32) if saves else None
     if x.numel() == 0:
         return y if out is None else out, semantic, statistics
-    weight, bias = _floats(weight), _floats(bias)
-    _check(
-        _library().sgenet_enhance_forward(
-            x.data_ptr(), _address(residual), y.data_ptr(), weight.data_ptr(), bias.data_ptr(), *_addresses(affine),
-            semantic.data_ptr(), statistics.data_ptr(), batch, channels, height * width, groups, eps, scale,
-            relu, channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
+    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale), _norm(norm)
+    _call(
+        "sgenet_enhance_forward",
+        x.data_ptr(), _address(residual), y.data_ptr(), _address(semantic), _address(statistics), relu,
+        *gate, *front, *_map(x, channels_last),
     )  # fmt: skip
     return y if out is None or y is out else out.copy_(y), semantic, statistics
 
@@ -140,7 +140,7 @@ def backward(
     scale: float,
     has_residual: bool,
     relu: bool,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of `forward`.
 
@@ -157,7 +157,7 @@ def backward(
         scale: As given to `forward`.
         has_residual: Whether there was one.
         relu: As given to `forward`.
-        affine: As given to `forward`. The gradient is then that of the map a x + b, not of x.
+        norm: As given to `forward`. The gradient is then that of what the norm returned, not of x.
 
     Returns:
         The gradients of x, of weight and of bias (`groups` values each, in the dtypes of the parameters), and of the
@@ -168,16 +168,13 @@ def backward(
     saved = _like(y, x, channels_last) if relu and y is not None else None
     dx = torch.empty_like(x)
     masked = torch.empty_like(x) if has_residual and relu else None
-    batch, channels, height, width = x.shape
     dweight, dbias = (torch.empty(groups, dtype=torch.float32) for _ in range(2))
-    gamma, beta = _floats(weight), _floats(bias)
-    _check(
-        _library().sgenet_enhance_backward(
-            upstream.data_ptr(), x.data_ptr(), _address(saved), gamma.data_ptr(), beta.data_ptr(),
-            semantic.data_ptr(), statistics.data_ptr(), *_addresses(affine), dx.data_ptr(), _address(masked),
-            dweight.data_ptr(), dbias.data_ptr(), batch, channels, height * width, groups, eps, scale,
-            channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
+    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale), _norm(norm)
+    _call(
+        "sgenet_enhance_backward",
+        upstream.data_ptr(), x.data_ptr(), _address(saved), semantic.data_ptr(), statistics.data_ptr(), dx.data_ptr(),
+        _address(masked), dweight.data_ptr(), dbias.data_ptr(),
+        *gate, *front, *_map(x, channels_last),
     )  # fmt: skip
     dresidual = masked if relu else grad
     return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dresidual if has_residual else None
@@ -188,7 +185,7 @@ def scale_channels(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """`x` times a gate a sample and channel, plus `residual`, through a ReLU; rounded once.
@@ -198,7 +195,7 @@ def scale_channels(
         gate: (B, C), of any floating dtype.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or two float32 tensors (a, b) of C values: then a x + b is scaled.
+        norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: As for `forward`.
 
     Returns:
@@ -207,13 +204,11 @@ def scale_channels(
     x, channels_last = _dense(x)
     residual = None if residual is None else _like(residual, x, channels_last)
     y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
-    batch, channels, height, width = x.shape
     gate = _floats(gate)
-    _check(
-        _library().sgenet_scale_forward(
-            x.data_ptr(), _address(residual), y.data_ptr(), gate.data_ptr(), *_addresses(affine),
-            batch, channels, height * width, relu, channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
+    front, _norm_kept = _norm(norm)
+    _call(
+        "sgenet_scale_forward",
+        x.data_ptr(), _address(residual), y.data_ptr(), gate.data_ptr(), relu, *front, *_map(x, channels_last),
     )  # fmt: skip
     return y if out is None or y is out else out.copy_(y)
 
@@ -225,7 +220,7 @@ def scale_channels_backward(
     gate: Tensor,
     has_residual: bool,
     relu: bool,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradients of `scale_channels`.
 
@@ -236,7 +231,7 @@ def scale_channels_backward(
         gate: As given to `scale_channels`.
         has_residual: Whether there was one.
         relu: As given to `scale_channels`.
-        affine: As given to `scale_channels`. The gradient is then that of the map a x + b, not of x.
+        norm: As given to `scale_channels`. The gradient is then that of what the norm returned, not of x.
 
     Returns:
         The gradients of x, of the gate ((B, C) in float32), and of the residual: None without one, and `grad` itself
@@ -247,15 +242,13 @@ def scale_channels_backward(
     saved = _like(y, x, channels_last) if relu and y is not None else None
     dx = torch.empty_like(x)
     masked = torch.empty_like(x) if has_residual and relu else None
-    batch, channels, height, width = x.shape
-    dgate = torch.empty((batch, channels), dtype=torch.float32)
+    dgate = torch.empty(x.shape[:2], dtype=torch.float32)
     gate = _floats(gate)
-    _check(
-        _library().sgenet_scale_backward(
-            upstream.data_ptr(), x.data_ptr(), _address(saved), gate.data_ptr(), *_addresses(affine),
-            dx.data_ptr(), _address(masked), dgate.data_ptr(), batch, channels, height * width,
-            channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
+    front, _norm_kept = _norm(norm)
+    _call(
+        "sgenet_scale_backward",
+        upstream.data_ptr(), x.data_ptr(), _address(saved), gate.data_ptr(), dx.data_ptr(), _address(masked),
+        dgate.data_ptr(), *front, *_map(x, channels_last),
     )  # fmt: skip
     dresidual = masked if relu else grad
     return dx, dgate, dresidual if has_residual else None
@@ -272,14 +265,8 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         Two float32 tensors of C values.
     """
     x, channels_last = _dense(x)
-    batch, channels, height, width = x.shape
-    mean, variance = (torch.empty(channels, dtype=torch.float32) for _ in range(2))
-    _check(
-        _library().sgenet_moments(
-            x.data_ptr(), mean.data_ptr(), variance.data_ptr(), batch, channels, height * width,
-            channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
-    )  # fmt: skip
+    mean, variance = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+    _call("sgenet_moments", x.data_ptr(), mean.data_ptr(), variance.data_ptr(), *_map(x, channels_last))
     return mean, variance
 
 
@@ -301,43 +288,14 @@ def norm_backward(
     """
     x, channels_last = _dense(x)
     upstream = _like(grad, x, channels_last)
-    batch, channels, height, width = x.shape
     inverse, factor = (variance + eps).rsqrt(), None if weight is None else _floats(weight)
-    dweight, dbias = (torch.empty(channels, dtype=torch.float32) for _ in range(2))
-    _check(
-        _library().sgenet_norm_backward(
-            upstream.data_ptr(), x.data_ptr(), mean.data_ptr(), inverse.data_ptr(), _address(factor),
-            upstream.data_ptr(), dweight.data_ptr(), dbias.data_ptr(), batch, channels, height * width,
-            channels_last, x.dtype is torch.bfloat16, torch.get_num_threads(),
-        )
+    dweight, dbias = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+    _call(
+        "sgenet_norm_backward",
+        upstream.data_ptr(), x.data_ptr(), mean.data_ptr(), inverse.data_ptr(), _address(factor), upstream.data_ptr(),
+        dweight.data_ptr(), dbias.data_ptr(), *_map(x, channels_last),
     )  # fmt: skip
     return upstream, dweight, dbias
-
-
-def norm_affine(
-    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The affine layer that a batch norm is in evaluation: x * factor + summand.
-
-    One call in place of five small operations of torch, which take longer than the rest of a layer of one image.
-
-    Args:
-        mean: C values of any floating dtype; float32 and bfloat16 are read in place.
-        variance: C values.
-        weight: C values; None stands for 1.
-        bias: C values; None stands for 0.
-        eps: Added to the variance.
-
-    Returns:
-        factor = weight / sqrt(variance + eps) and summand = bias - mean * factor, both float32.
-    """
-    factor, summand = torch.empty((2, mean.numel()), dtype=torch.float32).unbind()
-    inputs = [None if v is None else _readable(v) for v in (mean, variance, weight, bias)]
-    bfloat16 = sum(1 << i for i, v in enumerate(inputs) if v is not None and v.dtype is torch.bfloat16)
-    _library().sgenet_affine(
-        *map(_address, inputs), factor.data_ptr(), summand.data_ptr(), mean.numel(), eps, bfloat16
-    )  # fmt: skip
-    return factor, summand
 
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:
@@ -351,6 +309,8 @@ def _dense(x: Tensor) -> tuple[Tensor, bool]:
 
 def _like(other: Tensor, x: Tensor, channels_last: bool) -> Tensor:
     """`other` in the dtype and layout of `x`."""
+    if other.dtype is x.dtype and other.stride() == x.stride():
+        return other
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return other.to(x.dtype).contiguous(memory_format=layout)
 
@@ -360,19 +320,49 @@ def _floats(values: Tensor) -> Tensor:
 
 
 def _readable(values: Tensor) -> Tensor:
-    return values if values.dtype in _DTYPES and values.is_contiguous() else _floats(values)
+    """What the kernels can read in place, or a copy that they can."""
+    dtype = values.dtype
+    in_place = (dtype is torch.float32 or dtype is torch.bfloat16) and values.is_contiguous()
+    return values if in_place else _floats(values)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+# The parts of records, and what must live until the kernel has run because they point to it.
 
 
-def _addresses(affine: tuple[Tensor, Tensor] | None) -> tuple[int | None, int | None]:
-    return (None, None) if affine is None else (affine[0].data_ptr(), affine[1].data_ptr())
+def _gate(
+    weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float
+) -> tuple[tuple[int, int, int, int, float, float], tuple[Tensor, Tensor]]:
+    weight, bias = _readable(weight), _readable(bias)
+    narrow = (weight.dtype is torch.bfloat16) | (bias.dtype is torch.bfloat16) << 1
+    return (weight.data_ptr(), bias.data_ptr(), narrow, groups, eps, scale), (weight, bias)
 
 
-def _check(status: int) -> None:
-    if status == _OUT_OF_MEMORY:
+def _norm(norm: Norm | None) -> tuple[tuple[float, ...], list[Tensor]]:
+    if norm is None:
+        return _NO_NORM, []
+    places, kept, narrow = [], [], 0
+    for bit, values in enumerate(norm[:4]):
+        if values is None:
+            places.append(0)
+        else:
+            values = _readable(values)
+            kept.append(values)
+            places.append(values.data_ptr())
+            narrow |= (values.dtype is torch.bfloat16) << bit
+    return (*places, norm[4], narrow), kept
+
+
+def _map(x: Tensor, channels_last: bool) -> tuple[int, int, int, bool, bool, int]:
+    batch, channels, height, width = x.shape
+    return batch, channels, height * width, channels_last, x.dtype is torch.bfloat16, torch.get_num_threads()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _call(name: str, *record: float) -> None:
+    if getattr(_library(), name)(_RECORDS[name].pack(*record)) == _OUT_OF_MEMORY:
         raise MemoryError("no scratch memory for Spatial Group-wise Enhance")
 
 
@@ -405,8 +395,8 @@ def _open(path: Path) -> ctypes.CDLL:
     """Load a library and declare its functions."""
     _publish_threads()
     library = ctypes.CDLL(str(path))
-    for name, arguments in _ARGUMENTS.items():
-        getattr(library, name).argtypes = arguments
+    for name in _RECORDS:
+        getattr(library, name).argtypes = [ctypes.c_char_p]
     library.sgenet_used.restype = ctypes.c_char_p
     return library
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Affine",
+    "Norm",
     "backward",
     "forward",
     "gate",
@@ -25,8 +25,23 @@ __all__ = [
     "scale_channels_backward",
 ]
 
-Affine = tuple[Tensor, Tensor]
-"""A factor and a summand for each channel, C values of float32 each."""
+
+class Norm(NamedTuple):
+    """A batch norm with given statistics, C values each.
+
+    Attributes:
+        mean: Of each channel.
+        variance: The same, biased.
+        weight: The norm's factor, or None.
+        bias: The norm's summand, or None.
+        eps: What it adds to the variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
 
 
 def forward(
@@ -38,9 +53,10 @@ def forward(
     scale: float,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: Affine | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
     *,
+    saves: bool = True,
     normalize: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spatial Group-wise Enhance of `x`, plus `residual`, through a ReLU.
@@ -54,15 +70,17 @@ def forward(
         scale: A constant factor on the gate.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or what is enhanced is x * factor + summand.
+        norm: None, or a batch norm in front; what it returns is not rounded.
         out: Where to write the result; `x` and `residual` themselves are allowed.
+        saves: Whether `backward` will follow; here it saves nothing to know.
         normalize: Whether the similarities are normalised over the positions.
 
     Returns:
         y in the shape, dtype and memory format of `x`; and for `backward` the mean vectors g, (B, C), and `left` and s
         of each group, (B, G, 2), both in float64 for float64 input and in float32 otherwise.
     """
-    view = _GroupedView.of(x, groups, affine)
+    del saves
+    view = _GroupedView.of(x, groups, norm)
     masks = _masks(view, weight, bias, eps, scale, normalize)
     if out is None:
         y = _joined(view.restored(view.values * masks.gate), residual, relu).to(x.dtype)
@@ -107,7 +125,7 @@ def backward(
     scale: float,
     has_residual: bool,
     relu: bool,
-    affine: Affine | None = None,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of `forward`.
 
@@ -124,14 +142,14 @@ def backward(
         scale: As given to `forward`.
         has_residual: Whether there was one.
         relu: As given to `forward`.
-        affine: As given to `forward`.
+        norm: As given to `forward`.
 
     Returns:
-        The gradients of x (with `affine`, of x * factor + summand); of weight and of bias, `groups` values each in the
+        The gradients of x (with `norm`, of what the norm returned); of weight and of bias, `groups` values each in the
         dtypes of the parameters; and of the residual: None without one, and `grad` itself where nothing lies between.
     """
     upstream = grad if not relu or y is None else grad.masked_fill(y <= 0, 0)
-    view = _GroupedView.of(x, groups, affine)
+    view = _GroupedView.of(x, groups, norm)
     up, g = view.alike(upstream), view.spread_channels(semantic)
     left, deviation = (view.spread_groups(values) for values in statistics.unbind(2))
     gamma, count = view.per_group(weight), max(view.size, 1)
@@ -156,7 +174,7 @@ def scale_channels(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: Affine | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """`x` times a factor for each channel of each sample, plus `residual`, through a ReLU.
@@ -166,13 +184,13 @@ def scale_channels(
         gate: (B, C), any floating dtype.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or what is multiplied is x * factor + summand.
+        norm: None, or a batch norm in front; what it returns is not rounded.
         out: Where to write the result; `x` and `residual` themselves are allowed.
 
     Returns:
         y in the shape, dtype and memory format of `x`.
     """
-    values = _affine_map(x, affine)
+    values = _normed(x, norm)
     factor = _per_channel(gate.to(values.dtype), x)
     if out is None:
         return _joined(values * factor, residual, relu).to(x.dtype)
@@ -190,7 +208,7 @@ def scale_channels_backward(
     gate: Tensor,
     has_residual: bool,
     relu: bool,
-    affine: Affine | None = None,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradients of `scale_channels`.
 
@@ -201,14 +219,14 @@ def scale_channels_backward(
         gate: As given to `scale_channels`.
         has_residual: Whether there was one.
         relu: As given to `scale_channels`.
-        affine: As given to `scale_channels`.
+        norm: As given to `scale_channels`.
 
     Returns:
-        The gradients of x (with `affine`, of x * factor + summand); of the gate, (B, C), in float64 for float64 input
+        The gradients of x (with `norm`, of what the norm returned); of the gate, (B, C), in float64 for float64 input
         and in float32 otherwise; and of the residual: None without one, and `grad` itself where nothing lies between.
     """
     upstream = grad if not relu or y is None else grad.masked_fill(y <= 0, 0)
-    values = _affine_map(x, affine)
+    values = _normed(x, norm)
     wide = upstream.to(values.dtype)
     dgate = (wide * values).sum(list(range(2, x.dim())), dtype=_wide(x.dtype))
     dx = (wide * _per_channel(gate.to(values.dtype), x)).to(x.dtype)
@@ -289,9 +307,9 @@ class _GroupedView(NamedTuple):
     group_axis: int  # the channels of a group are the axis behind it
 
     @classmethod
-    def of(cls, x: Tensor, groups: int, affine: Affine | None = None) -> _GroupedView:
+    def of(cls, x: Tensor, groups: int, norm: Norm | None = None) -> _GroupedView:
         axis = x.dim() - 1 if _channels_innermost(x) else 1
-        return cls(_split(_affine_map(x.to(_wide(x.dtype)), affine), axis, groups), axis)
+        return cls(_split(_normed(x.to(_wide(x.dtype)), norm), axis, groups), axis)
 
     @property
     def positions(self) -> list[int]:
@@ -415,10 +433,10 @@ def _enhanced_into(out: Tensor, view: _GroupedView, gate: Tensor, residual: Tens
     return out.relu_() if relu else out
 
 
-def _affine_map(x: Tensor, affine: Affine | None) -> Tensor:
-    if affine is None:
+def _normed(x: Tensor, norm: Norm | None) -> Tensor:
+    if norm is None:
         return x
-    factor, summand = (_per_channel(values.unsqueeze(0), x) for values in affine)
+    factor, summand = (_per_channel(values.unsqueeze(0), x) for values in norm_affine(*norm))
     return torch.addcmul(summand, x.to(_wide(x.dtype)), factor)
 
 

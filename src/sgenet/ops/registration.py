@@ -14,11 +14,14 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops.backends import backend_for, backend_module
+from sgenet.ops.reference import Norm
 
 __all__ = [
+    "NORM",
     "differentiable",
     "kept_format",
     "kernels_for",
+    "norm_of",
     "operator",
     "or_empty",
     "plain_forms",
@@ -26,6 +29,12 @@ __all__ = [
     "through_relu",
     "traced_plainly",
 ]
+
+NORM = (
+    "Tensor? norm_mean=None, Tensor? norm_variance=None, Tensor? norm_weight=None, Tensor? norm_bias=None, "
+    "float norm_eps=0.0"
+)
+"""A `Norm`, or none, among the arguments of an operator, as torch writes them."""
 
 _plain_forms: dict[str, Callable[..., Any]] = {}
 _library = torch.library.Library("sgenet", "DEF")  # type: ignore[no-untyped-call]  # lives as its operators do
@@ -97,7 +106,14 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
         by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
     # torch.onnx exports by torch.export, and its older way by torch.jit.
-    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
+
+
+def norm_of(
+    mean: Tensor | None, variance: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Norm | None:
+    """The norm among an operator's arguments; None where there is none."""
+    return None if mean is None or variance is None else Norm(mean, variance, weight, bias, eps)
 
 
 def kept_format(x: Tensor, y: Tensor) -> Tensor:

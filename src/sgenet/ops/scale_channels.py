@@ -10,10 +10,13 @@ from torch import Tensor
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
 from sgenet.ops.checks import check_residual
+from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
+    NORM,
     differentiable,
     kept_format,
     kernels_for,
+    norm_of,
     operator,
     or_empty,
     promoted,
@@ -53,7 +56,7 @@ def scale_channels(x: Tensor, gate: Tensor, residual: Tensor | None = None, relu
     _check(x, gate, residual)
     if traced_plainly(x, compilers_fuse=True):
         return _plain(x, gate, residual, relu)
-    y: Tensor = torch.ops.sgenet.scale_channels(x, gate, residual, relu)
+    y: Tensor = torch.ops.sgenet.scale_channels.default(x, gate, residual, relu)
     return y
 
 
@@ -62,7 +65,7 @@ def scale_channels_(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
 ) -> Tensor:
     """`scale_channels` written over `x`, where no gradient is wanted.
 
@@ -71,7 +74,7 @@ def scale_channels_(
         gate: As `scale_channels`.
         residual: As `scale_channels`.
         relu: As `scale_channels`.
-        affine: A factor and a summand for each channel, float32: what is multiplied is x * factor + summand.
+        norm: A batch norm in front, with its running statistics: what it returns is multiplied.
 
     Returns:
         The result.
@@ -86,10 +89,10 @@ def scale_channels_(
         tensor([2., 3.])
     """
     _check(x, gate, residual)
-    arguments = (x, gate, residual, relu, *(affine or ()))
+    arguments = (x, gate, residual, relu, *(norm or ()))
     if traced_plainly(x, compilers_fuse=True):
         return _plain(*arguments)
-    torch.ops.sgenet.scale_channels_(*arguments)
+    torch.ops.sgenet.scale_channels_.default(*arguments)
     return x
 
 
@@ -107,12 +110,15 @@ def _plain(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    factor: Tensor | None = None,
-    summand: Tensor | None = None,
+    norm_mean: Tensor | None = None,
+    norm_variance: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 0.0,
 ) -> Tensor:
     x, residual = promoted(x, residual)
-    affine = None if factor is None or summand is None else (factor, summand)
-    return reference.scale_channels(x, gate, residual, relu, affine)
+    norm = norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps)
+    return reference.scale_channels(x, gate, residual, relu, norm)
 
 
 # ---------------------------------------------------------------------------------------- the operators
@@ -128,11 +134,14 @@ def _scale_into(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    factor: Tensor | None = None,
-    summand: Tensor | None = None,
+    norm_mean: Tensor | None = None,
+    norm_variance: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 0.0,
 ) -> None:
-    affine = None if factor is None or summand is None else (factor, summand)
-    kernels_for(x).scale_channels(x, gate, residual, relu, affine, x)
+    norm = norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps)
+    kernels_for(x).scale_channels(x, gate, residual, relu, norm, x)
 
 
 def _scale_backward(
@@ -193,7 +202,7 @@ operator(
 )
 operator(
     "scale_channels_",
-    f"(Tensor(a!) x, Tensor gate, {_JOIN}, Tensor? factor=None, Tensor? summand=None) -> ()",
+    f"(Tensor(a!) x, Tensor gate, {_JOIN}, {NORM}) -> ()",
     _scale_into,
     lambda *_: None,
     overwrites=True,

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from sgenet.ops import reference
 from sgenet.ops.checks import check_input
+from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
+    NORM,
     differentiable,
     kept_format,
     kernels_for,
+    norm_of,
     operator,
     or_empty,
     promoted,
@@ -85,7 +88,7 @@ def spatial_group_enhance(
     check_input(x, weight, bias, groups, residual)
     if not normalize or traced_plainly(x):
         return _plain(x, weight, bias, groups, eps, scale, residual, relu, normalize=normalize)
-    y: Tensor = torch.ops.sgenet.spatial_group_enhance(x, weight, bias, groups, eps, scale, residual, relu)
+    y: Tensor = torch.ops.sgenet.spatial_group_enhance.default(x, weight, bias, groups, eps, scale, residual, relu)
     return y
 
 
@@ -98,7 +101,7 @@ def spatial_group_enhance_(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
 ) -> Tensor:
     """`spatial_group_enhance` written over `x`, where no gradient is wanted.
 
@@ -111,8 +114,8 @@ def spatial_group_enhance_(
         scale: As `spatial_group_enhance`.
         residual: As `spatial_group_enhance`.
         relu: As `spatial_group_enhance`.
-        affine: A factor and a summand for each channel, float32: what is enhanced is x * factor + summand. This is
-            how a batch norm in front of it costs no pass over memory of its own.
+        norm: A batch norm in front, with its running statistics: what it returns is enhanced, and costs no pass over
+            memory of its own.
 
     Returns:
         The result.
@@ -127,10 +130,10 @@ def spatial_group_enhance_(
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     check_input(x, weight, bias, groups, residual)
-    arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(affine or ()))
+    arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(norm or ()))
     if traced_plainly(x):
         return _plain(*arguments)
-    torch.ops.sgenet.spatial_group_enhance_(*arguments)
+    torch.ops.sgenet.spatial_group_enhance_.default(*arguments)
     return x
 
 
@@ -178,14 +181,17 @@ def _plain(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
-    factor: Tensor | None = None,
-    summand: Tensor | None = None,
+    norm_mean: Tensor | None = None,
+    norm_variance: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 0.0,
     *,
     normalize: bool = True,
 ) -> Tensor:
     x, residual = promoted(x, residual)
-    affine = None if factor is None or summand is None else (factor, summand)
-    return reference.forward(x, weight, bias, groups, eps, scale, residual, relu, affine, normalize=normalize)[0]
+    norm = norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps)
+    return reference.forward(x, weight, bias, groups, eps, scale, residual, relu, norm, normalize=normalize)[0]
 
 
 # ---------------------------------------------------------------------------------------- the operators
@@ -201,7 +207,9 @@ def _enhance(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    return _enhance_forward(x, weight, bias, groups, eps, scale, residual, relu)[0]
+    y = torch.empty_like(x)
+    kernels_for(x).forward(x, weight, bias, groups, eps, scale, residual, relu, None, y, saves=False)
+    return y
 
 
 def _enhance_into(
@@ -213,11 +221,14 @@ def _enhance_into(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
-    factor: Tensor | None = None,
-    summand: Tensor | None = None,
+    norm_mean: Tensor | None = None,
+    norm_variance: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    norm_eps: float = 0.0,
 ) -> None:
-    affine = None if factor is None or summand is None else (factor, summand)
-    kernels_for(x).forward(x, weight, bias, groups, eps, scale, residual, relu, affine, x)
+    norm = norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps)
+    kernels_for(x).forward(x, weight, bias, groups, eps, scale, residual, relu, norm, x, saves=False)
 
 
 def _enhance_forward(
@@ -334,7 +345,7 @@ operator(
 )
 operator(
     "spatial_group_enhance_",
-    f"(Tensor(a!) x, {_PARAMETERS}, float scale=1.0, {_JOIN}, Tensor? factor=None, Tensor? summand=None) -> ()",
+    f"(Tensor(a!) x, {_PARAMETERS}, float scale=1.0, {_JOIN}, {NORM}) -> ()",
     _enhance_into,
     lambda *_: None,
     overwrites=True,

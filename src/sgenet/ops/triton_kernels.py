@@ -11,7 +11,7 @@ For one group with d channels at m positions, γ, β, ε and the gate's factor f
     a_i = f σ(γ n_i + β)
     y_i = relu(a_i x_i + residual_i)  the residual and the ReLU only where asked for
 
-With an affine layer in front, x stands for factor_c x_i + shift_c throughout: formed wherever x is read, never stored.
+With a batch norm in front, x stands for factor_c x_i + shift_c throughout: formed wherever x is read, never stored.
 
 g . (x_i - g) is c_i - mean(c) with c_i = g . x_i, because mean(c) = g . g. It is formed from differences: c_i and g . g
 each carry a rounding of their own size, which may be another one in the backward pass, and on a map that is all but
@@ -58,7 +58,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from sgenet.ops.reference import norm_affine, norm_backward
+from sgenet.ops.reference import Norm, norm_backward
 from sgenet.ops.triton_scaling import scale_channels, scale_channels_backward
 from sgenet.ops.triton_tiles import (
     Forms,
@@ -81,7 +81,6 @@ __all__ = [
     "backward",
     "forward",
     "moments",
-    "norm_affine",
     "norm_backward",
     "scale_channels",
     "scale_channels_backward",
@@ -502,14 +501,15 @@ def forward(
     scale: float,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
     *,
+    saves: bool = True,
     largest_tile: int = LARGEST_TILE_FORWARD,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spatial Group-wise Enhance of `x`, plus `residual`, through a ReLU, in one kernel.
 
-    The sum with the residual is rounded once, at its end; what the affine layer makes of `x` is not rounded at all.
+    The sum with the residual is rounded once, at its end; what a norm makes of `x` is not rounded at all.
 
     Args:
         x: (B, C, H, W) in float32, float16 or bfloat16; copied where it is neither contiguous nor channels_last. A
@@ -521,15 +521,17 @@ def forward(
         scale: A constant factor on the gate.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or (a, b) of C float32 values each: the map that is enhanced is a x + b, channel by channel.
+        norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: None, or a tensor of the shape, dtype and memory format of `x` to write y to. It may be `x` or `residual`
             itself; else it shares no memory with them.
+        saves: Whether `backward` will follow; here it saves nothing to know.
         largest_tile: Elements up to which a program keeps its whole map on the chip.
 
     Returns:
         y in the dtype and memory format of `x`, which is `out` where that is given; and for `backward` g, (B, C) in
         float32, and `left` and s of each group, (B, G, 2) in float32.
     """
+    del saves
     layout = layout_of(x)
     x = x.contiguous(memory_format=layout)
     residual = None if residual is None else residual.contiguous(memory_format=layout)
@@ -538,9 +540,9 @@ def forward(
     statistics = torch.empty((x.shape[0], groups, 2), dtype=torch.float32, device=x.device)
     tensors = (
         *(x, x if residual is None else residual, y),
-        *(weight.contiguous(), bias.contiguous(), *affine_tensors(affine, semantic), semantic, statistics),
+        *(weight.contiguous(), bias.contiguous(), *affine_tensors(norm, semantic), semantic, statistics),
     )
-    forms = Forms(affine is not None, residual is not None, relu)
+    forms = Forms(norm is not None, residual is not None, relu)
     _launch(_forward_kernel, tensors, groups, eps, scale, forms, largest_tile)
     return y if out is None or y is out else out.copy_(y), semantic, statistics
 
@@ -558,7 +560,7 @@ def backward(
     scale: float,
     has_residual: bool,
     relu: bool,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     *,
     largest_tile: int = LARGEST_TILE_BACKWARD,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -577,11 +579,11 @@ def backward(
         scale: As given to `forward`.
         has_residual: Whether there was one.
         relu: As given to `forward`.
-        affine: As given to `forward`.
+        norm: As given to `forward`.
         largest_tile: Elements up to which a program keeps its whole map on the chip.
 
     Returns:
-        The gradients of the map (of x, or of a x + b with an affine layer), of weight and of bias (`groups` values
+        The gradients of the map (of x, or of what the norm returned), of weight and of bias (`groups` values
         each, in the dtypes of the parameters), and of the residual: None without one, and `grad` itself where nothing
         lies between the two.
     """
@@ -595,10 +597,10 @@ def backward(
     parameters = allocate((x.shape[0], groups, 2), dtype=torch.float32, device=x.device)
     tensors = (
         *(x, y, upstream, dx, dx if masked is None else masked),
-        *(weight.contiguous(), bias.contiguous(), *affine_tensors(affine, semantic)),
+        *(weight.contiguous(), bias.contiguous(), *affine_tensors(norm, semantic)),
         *(semantic, statistics, parameters),
     )
-    _launch(_backward_kernel, tensors, groups, eps, scale, Forms(affine is not None, has_residual, relu), largest_tile)
+    _launch(_backward_kernel, tensors, groups, eps, scale, Forms(norm is not None, has_residual, relu), largest_tile)
     dweight, dbias = parameters.sum(0).unbind(1)
     dresidual = masked if relu else grad
     return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dresidual if has_residual else None

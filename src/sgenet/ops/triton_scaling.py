@@ -11,7 +11,7 @@ Backward, with dy already zero where the ReLU was:
     dx_i = e dy_i
     de   = sum_i dy_i x_i
 
-With an affine layer in front, x stands for factor_c x_i + shift_c throughout: formed wherever x is read, never stored.
+With a batch norm in front, x stands for factor_c x_i + shift_c throughout: formed wherever x is read, never stored.
 
 A forward program has one tile of a sample, some channels at some positions; memory is read once and written once.
 A backward program has a run of such tiles, with the same channels one after the other:
@@ -35,6 +35,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from sgenet.ops.reference import Norm
 from sgenet.ops.triton_tiles import (
     Forms,
     affine_layer,
@@ -175,14 +176,14 @@ def scale_channels(
     gate: Tensor,
     residual: Tensor | None = None,
     relu: bool = False,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     out: Tensor | None = None,
     *,
     largest_tile: int = TILE,
 ) -> Tensor:
     """`x` times one value a channel, plus `residual`, through a ReLU, in one kernel.
 
-    The result is rounded once, at its end; what the affine layer makes of `x` is not rounded at all.
+    The result is rounded once, at its end; what a norm makes of `x` is not rounded at all.
 
     Args:
         x: (B, C, H, W) in float32, float16 or bfloat16; copied where it is neither contiguous nor channels_last. A
@@ -190,7 +191,7 @@ def scale_channels(
         gate: (B, C), of any floating dtype.
         residual: None, or a tensor of the shape and dtype of `x`.
         relu: Whether negative results become 0.
-        affine: None, or (a, b) of C float32 values each: the map that is scaled is a x + b, channel by channel.
+        norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: None, or a tensor of the shape, dtype and memory format of `x` to write y to. It may be `x` or `residual`
             itself; else it shares no memory with them.
         largest_tile: Elements that a program works on at a time, a power of two.
@@ -204,8 +205,8 @@ def scale_channels(
     gate = gate.contiguous()
     y = destination(x, out)
     tile = _tile(x, largest_tile)
-    tensors = (x, x if residual is None else residual, y, gate, *affine_tensors(affine, gate))
-    forms = Forms(affine is not None, residual is not None, relu)
+    tensors = (x, x if residual is None else residual, y, gate, *affine_tensors(norm, gate))
+    forms = Forms(norm is not None, residual is not None, relu)
     _launch(_forward_kernel, tensors, tile, forms, runs=triton.cdiv(_positions(x), tile.positions))
     return y if out is None or y is out else out.copy_(y)
 
@@ -217,7 +218,7 @@ def scale_channels_backward(
     gate: Tensor,
     has_residual: bool,
     relu: bool,
-    affine: tuple[Tensor, Tensor] | None = None,
+    norm: Norm | None = None,
     *,
     largest_tile: int = TILE,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -230,11 +231,11 @@ def scale_channels_backward(
         gate: As given to `scale_channels`.
         has_residual: Whether there was one.
         relu: As given to `scale_channels`.
-        affine: As given to `scale_channels`.
+        norm: As given to `scale_channels`.
         largest_tile: Elements that a program works on at a time, a power of two.
 
     Returns:
-        The gradients of the map (of x, or of a x + b with an affine layer), of the gate ((B, C) in float32), and of
+        The gradients of the map (of x, or of what the norm returned), of the gate ((B, C) in float32), and of
         the residual: None without one, and `grad` itself where nothing lies between the two.
     """
     layout = layout_of(x)
@@ -251,8 +252,8 @@ def scale_channels_backward(
     walk = max(1, min(tiles, programs // _ENOUGH_PROGRAMS))
     runs = triton.cdiv(tiles, walk)
     parts = torch.empty((x.shape[0], runs, x.shape[1]), dtype=torch.float32, device=x.device)
-    tensors = (x, y, upstream, dx, dx if masked is None else masked, gate, *affine_tensors(affine, gate), parts)
-    forms = Forms(affine is not None, has_residual, relu)
+    tensors = (x, y, upstream, dx, dx if masked is None else masked, gate, *affine_tensors(norm, gate), parts)
+    forms = Forms(norm is not None, has_residual, relu)
     _launch(_backward_kernel, tensors, tile, forms, runs=runs, span=walk * tile.positions)
     dgate = parts.squeeze(1) if runs == 1 else parts.sum(1)  # a sum over no run at all, of an empty map, is 0
     dresidual = masked if relu else grad

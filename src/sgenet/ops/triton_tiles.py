@@ -14,6 +14,8 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from sgenet.ops.reference import Norm, norm_affine
+
 __all__ = [
     "Forms",
     "affine_layer",
@@ -124,9 +126,12 @@ class Forms(NamedTuple):
     relu: bool
 
 
-def affine_tensors(affine: tuple[Tensor, Tensor] | None, unread: Tensor) -> tuple[Tensor, Tensor]:
-    """What a kernel is given for a and b: without an affine layer it reads neither."""
-    return (unread, unread) if affine is None else (affine[0].contiguous(), affine[1].contiguous())
+def affine_tensors(norm: Norm | None, unread: Tensor) -> tuple[Tensor, Tensor]:
+    """What a kernel is given for a and b: without a norm it reads neither."""
+    if norm is None:
+        return unread, unread
+    factor, summand = norm_affine(*norm)
+    return factor.contiguous(), summand.contiguous()
 
 
 def map_size(x: Tensor) -> dict[str, int]:

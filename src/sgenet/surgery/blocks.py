@@ -53,18 +53,18 @@ def _join(
     block: BasicBlockWithAttention | BottleneckWithAttention, branch: Tensor, identity: Tensor, norm: nn.Module
 ) -> Tensor:
     """The end of a block, behind its last convolution."""
-    parts = (norm, block.attention, block.relu)
-    if isinstance(block.attention, Attention) and type(block.relu) is nn.ReLU and not _watched(branch, parts):
-        return block.attention.join(branch, identity, norm)
-    return block.relu(block.attention(norm(branch)).add_(identity))  # type: ignore[no-any-return]
+    attention, relu = block.attention, block.relu
+    if isinstance(attention, Attention) and type(relu) is nn.ReLU and not _watched(branch, norm, attention, relu):
+        return attention.join(branch, identity, norm)
+    return relu(attention(norm(branch)).add_(identity))  # type: ignore[no-any-return]
 
 
-def _watched(branch: Tensor, parts: tuple[nn.Module, ...]) -> bool:
+def _watched(branch: Tensor, *parts: nn.Module) -> bool:
     """Whether someone wants to see the modules one by one: torch.fx, or a hook."""
-    if isinstance(branch, Proxy) or has_any_global_hook():  # type: ignore[no-untyped-call]
-        return True
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, kind) for part in parts for kind in hooks)
+    for part in parts:
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+            return True
+    return isinstance(branch, Proxy) or has_any_global_hook()  # type: ignore[no-untyped-call, no-any-return]
 
 
 _SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {

@@ -1,4 +1,5 @@
-// What crosses the border to Python, and the table of functions that each instruction set fills in.
+// What the kernels are called with, and the table of them that each instruction set fills in. records.h has what Python
+// hands over.
 //
 // Every function returns a Status. Maps are dense: contiguous (NCHW) or, where channels_last is set, NHWC; `positions`
 // is H * W. Arrays of one value a channel, a group or a sample are float, in natural order.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "abi.h"
+#include "records.h"
 #include "threads.h"
 
 #define SGENET_EXPORT extern "C" __attribute__((visibility("default")))
@@ -66,98 +66,16 @@ Status run(Status (*Kernels::* function)(const Call&), const Call& call) {
   }
 }
 
-Shape shape_of(Index batch, Index channels, Index positions, int channels_last, int bfloat16, int threads) {
-  return {batch, channels, positions, channels_last != 0, bfloat16 ? Element::kBfloat16 : Element::kFloat32, threads};
+Shape shape_of(const MapRecord& map) {
+  return {map.batch,
+          map.channels,
+          map.positions,
+          map.channels_last != 0,
+          map.bfloat16 ? Element::kBfloat16 : Element::kFloat32,
+          int(map.threads)};
 }
 
-}  // namespace
-}  // namespace sgenet
-
-using sgenet::Index;
-using sgenet::Kernels;
-using sgenet::run;
-using sgenet::shape_of;
-
-// Uses the named instruction set, and narrower ones, from now on; 0 where this CPU or this library does not have it.
-SGENET_EXPORT int sgenet_use(const char* name) {
-  for (const sgenet::Choice& choice : sgenet::choices.list) {
-    if (choice.runs_here && std::strcmp(choice.kernels->name, name) == 0) {
-      sgenet::asked = &choice;
-      return 1;
-    }
-  }
-  return 0;
-}
-
-SGENET_EXPORT const char* sgenet_used() { return sgenet::widest()->kernels->name; }
-
-// Whether a runtime for threads was found when the library was loaded.
-SGENET_EXPORT int sgenet_has_threads() { return GOMP_parallel != nullptr; }
-
-SGENET_EXPORT int sgenet_enhance_forward(const void* x, const void* residual, void* y, const float* weight,
-                                         const float* bias, const float* factor, const float* shift, float* semantic,
-                                         float* statistics, Index batch, Index channels, Index positions, Index groups,
-                                         float eps, float scale, int relu, int channels_last, int bfloat16,
-                                         int threads) {
-  return run<sgenet::EnhanceForward>(
-      &Kernels::enhance_forward,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-       groups, eps, scale, relu != 0, x, residual, y, weight, bias,
-       {factor, shift}, semantic, statistics});
-}
-
-SGENET_EXPORT int sgenet_enhance_backward(const void* gradient, const void* x, const void* y, const float* weight,
-                                          const float* bias, const float* semantic, const float* statistics,
-                                          const float* factor, const float* shift, void* dx, void* dresidual,
-                                          float* dweight, float* dbias, Index batch, Index channels, Index positions,
-                                          Index groups, float eps, float scale, int channels_last, int bfloat16,
-                                          int threads) {
-  return run<sgenet::EnhanceBackward>(
-      &Kernels::enhance_backward,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-       groups, eps, scale, gradient, x, y, weight, bias, semantic, statistics,
-       {factor, shift}, dx, dresidual, dweight, dbias});
-}
-
-SGENET_EXPORT int sgenet_scale_forward(const void* x, const void* residual, void* y, const float* gate,
-                                       const float* factor, const float* shift, Index batch, Index channels,
-                                       Index positions, int relu, int channels_last, int bfloat16, int threads) {
-  return run<sgenet::ScaleForward>(
-      &Kernels::scale_forward,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-       relu != 0, x, residual, y, gate, {factor, shift}});
-}
-
-SGENET_EXPORT int sgenet_scale_backward(const void* gradient, const void* x, const void* y, const float* gate,
-                                        const float* factor, const float* shift, void* dx, void* dresidual,
-                                        float* dgate, Index batch, Index channels, Index positions, int channels_last,
-                                        int bfloat16, int threads) {
-  return run<sgenet::ScaleBackward>(
-      &Kernels::scale_backward,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-       gradient, x, y, gate, {factor, shift}, dx, dresidual, dgate});
-}
-
-SGENET_EXPORT int sgenet_moments(const void* x, float* mean, float* variance, Index batch, Index channels,
-                                 Index positions, int channels_last, int bfloat16, int threads) {
-  return run<sgenet::Moments>(
-      &Kernels::moments,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads), x, mean, variance});
-}
-
-SGENET_EXPORT int sgenet_norm_backward(const void* gradient, const void* x, const float* mean, const float* inverse,
-                                       const float* weight, void* dx, float* dweight, float* dbias, Index batch,
-                                       Index channels, Index positions, int channels_last, int bfloat16, int threads) {
-  return run<sgenet::NormBackward>(
-      &Kernels::norm_backward,
-      {shape_of(batch, channels, positions, channels_last, bfloat16, threads),
-       gradient, x, mean, inverse, weight, dx, dweight, dbias});
-}
-
-namespace sgenet {
-namespace {
-
-// A part of an array of either element type as floats: itself, or in `room`; `value` throughout where there is none.
+// `count` values of either element type as floats: themselves, or in `room`; `value` throughout where there are none.
 const float* floats_of(const void* values, bool bfloat16, Index first, Index count, float value, float* room) {
   if (values == nullptr) {
     for (Index i = 0; i < count; ++i) room[i] = value;
@@ -172,25 +90,131 @@ const float* floats_of(const void* values, bool bfloat16, Index first, Index cou
   return room;
 }
 
+// What a call needs of the norm and the gate, as floats; `room` is kept by the calling thread from call to call.
+class Prepared {
+ public:
+  // False without memory. `more` floats are left for the caller.
+  bool make_room(Index channels, Index groups, Index more = 0) {
+    static thread_local Scratch scratch;
+    room_ = scratch.take(std::size_t(2 * channels + 2 * groups + more + 1));
+    return room_ != nullptr;
+  }
+
+  float* take(Index count) {
+    float* taken = room_;
+    room_ += count;
+    return taken;
+  }
+
+  // weight / sqrt(variance + eps), and bias - mean times that.
+  Affine affine_of(const NormRecord& norm, Index channels) {
+    if (norm.mean == nullptr) return {nullptr, nullptr};
+    float *factor = take(channels), *shift = take(channels);
+    constexpr Index kBlock = 64;  // converted at a time, on the stack
+    float room[4][kBlock];
+    for (Index first = 0; first < channels; first += kBlock) {
+      const Index count = channels - first < kBlock ? channels - first : kBlock;
+      const auto part = [&](int which, const void* values, float value) {
+        return floats_of(values, norm.bfloat16 >> which & 1, first, count, value, room[which]);
+      };
+      const float *means = part(0, norm.mean, 0.0f), *variances = part(1, norm.variance, 1.0f);
+      const float *weights = part(2, norm.weight, 1.0f), *biases = part(3, norm.bias, 0.0f);
+      for (Index i = 0; i < count; ++i) {
+        factor[first + i] = weights[i] / __builtin_sqrtf(variances[i] + float(norm.eps));
+        shift[first + i] = biases[i] - means[i] * factor[first + i];
+      }
+    }
+    return {factor, shift};
+  }
+
+  const float* weight_of(const GateRecord& gate) { return values_of(gate, gate.weight, 0); }
+  const float* bias_of(const GateRecord& gate) { return values_of(gate, gate.bias, 1); }
+
+ private:
+  const float* values_of(const GateRecord& gate, const void* values, int bit) {
+    return floats_of(values, gate.bfloat16 >> bit & 1, 0, gate.groups, 0.0f, take(gate.groups));
+  }
+
+  float* room_ = nullptr;
+};
+
 }  // namespace
 }  // namespace sgenet
 
-// A batch norm's affine layer: weight / sqrt(variance + eps) into `factor`, bias - mean * factor into `summand`. Bits 0
-// to 3 of `bfloat16` are set where mean, variance, weight, bias hold bfloat16; weight and bias may be null.
-SGENET_EXPORT void sgenet_affine(const void* mean, const void* variance, const void* weight, const void* bias,
-                                 float* factor, float* summand, Index channels, float eps, int bfloat16) {
-  constexpr Index kBlock = 64;  // converted at a time, on the stack
-  float room[4][kBlock];
-  for (Index first = 0; first < channels; first += kBlock) {
-    const Index count = channels - first < kBlock ? channels - first : kBlock;
-    const auto part = [&](int which, const void* values, float value) {
-      return sgenet::floats_of(values, bfloat16 >> which & 1, first, count, value, room[which]);
-    };
-    const float *means = part(0, mean, 0.0f), *variances = part(1, variance, 1.0f);
-    const float *weights = part(2, weight, 1.0f), *biases = part(3, bias, 0.0f);
-    for (Index i = 0; i < count; ++i) {
-      factor[first + i] = weights[i] / __builtin_sqrtf(variances[i] + eps);
-      summand[first + i] = biases[i] - means[i] * factor[first + i];
+using namespace sgenet;
+
+// Uses the named instruction set, and narrower ones, from now on; 0 where this CPU or this library does not have it.
+SGENET_EXPORT int sgenet_use(const char* name) {
+  for (const Choice& choice : choices.list) {
+    if (choice.runs_here && std::strcmp(choice.kernels->name, name) == 0) {
+      asked = &choice;
+      return 1;
     }
   }
+  return 0;
+}
+
+SGENET_EXPORT const char* sgenet_used() { return widest()->kernels->name; }
+
+// Whether a runtime for threads was found when the library was loaded.
+SGENET_EXPORT int sgenet_has_threads() { return GOMP_parallel != nullptr; }
+
+SGENET_EXPORT int sgenet_enhance_forward(const EnhanceForwardRecord* given) {
+  const Shape shape = shape_of(given->map);
+  const Index groups = given->gate.groups;
+  const Index unasked = given->semantic == nullptr ? shape.batch * (shape.channels + 2 * groups) : 0;
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, groups, unasked)) return kOutOfMemory;
+  float *semantic = given->semantic, *statistics = given->statistics;
+  if (semantic == nullptr) {
+    semantic = prepared.take(shape.batch * shape.channels);
+    statistics = prepared.take(shape.batch * 2 * groups);
+  }
+  const float *weight = prepared.weight_of(given->gate), *bias = prepared.bias_of(given->gate);
+  return run<EnhanceForward>(&Kernels::enhance_forward,
+                             {shape, groups, float(given->gate.eps), float(given->gate.scale), given->relu != 0,
+                              given->x, given->residual, given->y, weight, bias,
+                              prepared.affine_of(given->norm, shape.channels), semantic, statistics});
+}
+
+SGENET_EXPORT int sgenet_enhance_backward(const EnhanceBackwardRecord* given) {
+  const Shape shape = shape_of(given->map);
+  const Index groups = given->gate.groups;
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, groups)) return kOutOfMemory;
+  const float *weight = prepared.weight_of(given->gate), *bias = prepared.bias_of(given->gate);
+  return run<EnhanceBackward>(&Kernels::enhance_backward,
+                              {shape, groups, float(given->gate.eps), float(given->gate.scale), given->gradient,
+                               given->x, given->y, weight, bias, given->semantic, given->statistics,
+                               prepared.affine_of(given->norm, shape.channels), given->dx, given->dresidual,
+                               given->dweight, given->dbias});
+}
+
+SGENET_EXPORT int sgenet_scale_forward(const ScaleForwardRecord* given) {
+  const Shape shape = shape_of(given->map);
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
+  return run<ScaleForward>(&Kernels::scale_forward,
+                           {shape, given->relu != 0, given->x, given->residual, given->y, given->gate,
+                            prepared.affine_of(given->norm, shape.channels)});
+}
+
+SGENET_EXPORT int sgenet_scale_backward(const ScaleBackwardRecord* given) {
+  const Shape shape = shape_of(given->map);
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
+  return run<ScaleBackward>(&Kernels::scale_backward,
+                            {shape, given->gradient, given->x, given->y, given->gate,
+                             prepared.affine_of(given->norm, shape.channels), given->dx, given->dresidual,
+                             given->dgate});
+}
+
+SGENET_EXPORT int sgenet_moments(const MomentsRecord* given) {
+  return run<Moments>(&Kernels::moments, {shape_of(given->map), given->x, given->mean, given->variance});
+}
+
+SGENET_EXPORT int sgenet_norm_backward(const NormBackwardRecord* given) {
+  return run<NormBackward>(&Kernels::norm_backward,
+                           {shape_of(given->map), given->gradient, given->x, given->mean, given->inverse,
+                            given->weight, given->dx, given->dweight, given->dbias});
 }
