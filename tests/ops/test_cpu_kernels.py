@@ -161,12 +161,22 @@ def check(shape, groups, dtype=torch.float32, layout=NCHW, add=True, relu=True, 
 
 
 def lost(case, groups, semantic):
-    """By what the shortest mean vector enlarges float32's rounding in its own direction, and so in dx; 1 is the least.
+    """By what a short mean vector, or similarities that hardly differ, enlarge float32's rounding in dx; at least 1.
 
     The mean of values of 1 is known to 6e-8. Where it is 0.001, its direction and every similarity are known to 6e-5.
+    And where similarities that are sums of values of 1 differ by 0.001, so is what is normalised. With a norm, rounding
+    is relative to what it adds up.
     """
-    lengths = semantic.reshape(len(semantic), groups, -1).norm(dim=2)
-    return (mapped(case, case.x.double()).abs().amax() / lengths.amin() / 50).clamp_min(1).item()
+    size = case.x.double().abs()
+    if case.norm is not None:
+        mean, variance, weight, bias = (v.double()[:, None, None].abs() for v in case.norm[:4])
+        size = (size + mean) / (variance + case.norm.eps).sqrt() * weight + bias
+    vectors = semantic.detach().reshape(len(semantic), groups, -1)
+    similarity = (mapped(case, case.x.double()).unflatten(1, (groups, -1)).flatten(3) * vectors[..., None]).sum(2)
+    spread = similarity.std(2) if similarity.shape[2] > 1 else torch.zeros(())
+    direction = 1 / vectors.norm(dim=2).amin()
+    differences = (vectors.abs().sum(2) / spread)[spread > 0] if (spread > 0).any() else torch.zeros(1)
+    return (size.amax() * torch.maximum(direction, differences.amax()) / 50).clamp_min(1).item()
 
 
 # Each path of each width: groups of 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups; groups

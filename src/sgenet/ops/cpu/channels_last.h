@@ -88,6 +88,20 @@ struct ChannelsLast {
     return run_sums<W, Count, K>(leaf);
   }
 
+  // Packed values of a block, and what of them belongs to each lane of the packs of a run. Where a group fills a vector,
+  // that is one value: reading it again takes no shuffle.
+  struct Packed {
+    const float* place;
+    V values;
+
+    explicit SGENET_INLINE Packed(const float* p) : place(p), values(K == W ? V{} : load<W>(p)) {}
+
+    template <int Run>
+    SGENET_INLINE V of(Constant<Run>) const {
+      return K == W ? all<W>(place[Run]) : spread<W, K, Run>(values);
+    }
+  };
+
   // Calls body(run, place) for each pack of the block.
   template <class Body>
   static SGENET_INLINE void for_packs(const Parameters& of, Index place, Body body) {
@@ -106,6 +120,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   using Base = ChannelsLast<T, W, K, WithAffine>;
   using typename Base::Order;
   using typename Base::P;
+  using typename Base::Packed;
   using typename Base::Parameters;
   using typename Base::V;
 
@@ -172,15 +187,15 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   }
 
   // t of each row and group, and the sums of t and t^2.
-  void find_similarity(const T* x, Range rows, Area& own) const {
+  void find_similarity(const T* x, const T* early, Range rows, Area& own) const {
     clear(own.total, of.groups);
     clear(own.squares, of.groups);
     in_chunks(rows, Direction::kDown, [&](Range chunk) {
       clear(own.chunk_total, of.groups);
       clear(own.chunk_squares, of.groups);
       Index row = chunk.first;
-      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, row, own);
-      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, row, own);
+      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, early, row, own);
+      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, early, row, own);
       add_to(own.total, own.chunk_total, of.groups);
       add_to(own.squares, own.chunk_squares, of.groups);
     });
@@ -189,9 +204,10 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   // t of the block at `place` in `Count` rows.
   template <int Count>
   static SGENET_INLINE Several<W, Count> similarity_of_block(const Parameters& its, const T* x, Index place,
-                                                             const float* semantic) {
+                                                             const float* semantic, const T* early) {
     return Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
       for (int r = 0; r < Count; ++r) {
+        prefetch_early(early + r * its.channels + at);
         const P in = Order::template read_side_by_side<Count>(x, its.channels, at, r);
         for (int h = 0; h < P::kVectors; ++h) {
           const V g = load<W>(semantic + at + h * W);
@@ -202,13 +218,14 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   }
 
   template <int Count>
-  void similarity_of_rows(const T* x, Index row, const Area& own) const {
+  void similarity_of_rows(const T* x, const T* early, Index row, const Area& own) const {
     const Parameters its = of;
     const float* semantic = own.semantic;
     float *similarity = own.similarity + row * its.groups, *total = own.chunk_total, *squares = own.chunk_squares;
     x += row * its.channels;
+    early += row * its.channels;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const auto t = similarity_of_block<Count>(its, x, place, semantic);
+      const auto t = similarity_of_block<Count>(its, x, place, semantic, early);
       V sum = load<W>(total + slot), square = load<W>(squares + slot);
       for (int r = 0; r < Count; ++r) {
         store<W>(similarity + r * its.groups + slot, t.v[r]);
@@ -261,7 +278,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     const Parameters its = of;
     const float* semantic = own.semantic;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const auto t = similarity_of_block<Count>(its, x, place, semantic);
+      const auto t = similarity_of_block<Count>(its, x, place, semantic, x);
       for (int r = 0; r < Count; ++r) store<W>(similarity + r * its.groups + slot, t.v[r]);
     }
   }
@@ -283,9 +300,9 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   void enhance_row(const T* x, const T* residual, T* y, const float* gates, V floor, Index ahead) const {
     const Parameters its = of;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const V gate = load<W>(gates + slot);
+      const Packed gate(gates + slot);
       Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
-        const V own_gate = spread<W, K, decltype(run)::value>(gate);
+        const V own_gate = gate.of(run);
         prefetch_early(x + at + ahead);
         P out = P::read(x + at);
         for (int h = 0; h < P::kVectors; ++h) out.v[h] = Base::mapped(its, out.v[h], at + h * W) * own_gate;
@@ -352,7 +369,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     sum_columns(x, rows, parts[team.rank]);
     team.barrier();
     find_semantic(sample, team, parts, nullptr, [](Index place) { return place; });
-    find_similarity(x, rows, parts[team.rank]);
+    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + (x - static_cast<const T*>(call.x)) : x + (more ? positions() * of.channels : 0);
+    find_similarity(x, early, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
     enhance_as_asked<true>(sample, rows, parts[team.rank], more);
@@ -382,18 +400,24 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   using Base = ChannelsLast<T, W, K, WithAffine>;
   using typename Base::Order;
   using typename Base::P;
+  using typename Base::Packed;
   using typename Base::Parameters;
   using typename Base::V;
 
-  // Rows that are taken together, in samples smaller than kNearBytes: by_slope and by_similarity are loaded and stored
-  // once for them. What comes from afar is better read in memory's own order, row after row.
-  static constexpr Index kNearBytes = Index{1} << 20;
-  static constexpr int kTogether = 4;
+  static constexpr Index kNearBytes = Index{1} << 20;  // room for the next sample
+
+  // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
+  static constexpr int kRows = P::kVectors == 2 ? 1 : kSideBySide / 2;
+
+  // Rows that go through three steps one after the other, as many as the nearest cache holds of x. Each step is short
+  // enough for many of its turns to be under way at once.
+  static constexpr Index kLeastRows = 8, kMostRows = 16;
+  static constexpr Index kTileBytes = Index{16} << 10;
 
   // The sums of one range of rows.
   struct Sums {
-    float *slope, *product;          // of each group: u, u n
-    float *by_slope, *by_similarity;  // of each channel: u (x - g), n (x - g)
+    float *slope, *product;          // of each group: u, u t
+    float *by_slope, *by_similarity;  // of each channel: u x, t x
 
     void carve(Carver& carver, Index channels, Index groups) {
       slope = carver.floats(groups);
@@ -418,10 +442,12 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   struct Area {
     Sums sums, chunk;                   // of the thread's rows, of a chunk of them
     Sums whole;                         // of all threads' rows
-    float *semantic, *left, *inverse;   // as in the forward pass
-    float *linear, *centre, *curved;    // of each group: dc = linear (u - centre) - curved n
-    float *through_mean;                // dg / m of each channel
-    float *normalised, *slope, *gate;   // n, u and a of each position and group
+    float* semantic;                    // g, in pack order
+    float *left, *inverse;              // of each group: n = inverse (t - left)
+    float *rate, *start;                // its gate is f / (1 + 2^(rate t + start))
+    float *linear, *curved, *offset;    // dc = linear u - curved t + offset
+    float* through_mean;                // dg / m of each channel
+    float *similarity, *slope, *gate;   // t, u and a of each position and group
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
       sums.carve(carver, channels, groups);
@@ -430,11 +456,13 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       semantic = carver.floats(channels);
       left = carver.floats(groups);
       inverse = carver.floats(groups);
+      rate = carver.floats(groups);
+      start = carver.floats(groups);
       linear = carver.floats(groups);
-      centre = carver.floats(groups);
       curved = carver.floats(groups);
+      offset = carver.floats(groups);
       through_mean = carver.floats(channels);
-      normalised = carver.floats(groups * positions);
+      similarity = carver.floats(groups * positions);
       slope = carver.floats(groups * positions);
       gate = carver.floats(groups * positions);
     }
@@ -469,6 +497,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       const float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
       own.left[slot] = record[0];
       own.inverse[slot] = Statistics{record[0], record[1]}.inverse(call.eps);
+      own.rate[slot] = kMinusLog2E * of.weight[slot] * own.inverse[slot];
+      own.start[slot] = kMinusLog2E * of.bias[slot] - own.rate[slot] * own.left[slot];
     }
   }
 
@@ -483,101 +513,121 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     return gradient;
   }
 
-  // A block of groups in `Count` rows: n, u and the gate.
-  template <int Count>
-  struct Found {
-    V normalised[Count], slope[Count], gate[Count];
-  };
-
-  // Fills in the rows from `row` on, `Together` of them, and writes the residual's gradient on the way.
-  template <bool Relu, int Together, int Count>
-  SGENET_INLINE void find(const Maps& maps, const Parameters& its, const Area& its_area, int row, Index slot,
-                          Index place, Found<Count>& found) const {
-    const auto sums = Base::template over_channels<2 * Together>(its, place, [&](auto& sum, Index at) SGENET_INLINE {
-      for (int r = 0; r < Together; ++r) {
-        const Index start = (row + r) * its.channels + at;
-        const P in = P::read(maps.x + start), gradient = upstream<Relu>(maps, start);
-        if (Relu && maps.dresidual != nullptr) gradient.write(maps.dresidual + start);
-        for (int h = 0; h < P::kVectors; ++h) {
-          const V x = Base::mapped(its, in.v[h], at + h * W), g = load<W>(its_area.semantic + at + h * W);
-          sum.v[2 * r] += (x - g) * g;
-          sum.v[2 * r + 1] += gradient.v[h] * x;
+  // The first step: t of `Count` rows, and dy . x in the place of u. The residual's gradient is written on the way, and
+  // what the next tile begins with is asked for.
+  template <bool Relu, int Count>
+  void find_products(const Maps& maps, Index row, Index ahead, const Area& own) const {
+    const Parameters its = of;
+    const float* semantic = own.semantic;
+    const Maps from = maps.from(row * its.channels);
+    float *similarity = own.similarity + row * its.groups, *product = own.slope + row * its.groups;
+    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
+      const auto sums = Base::template over_channels<2 * Count>(its, place, [&](auto& sum, Index at) SGENET_INLINE {
+        for (int r = 0; r < Count; ++r) {
+          const Index start = r * its.channels + at;
+          prefetch_early(from.x + start + ahead);
+          prefetch_early(from.gradient + start + ahead);
+          const P in = P::read(from.x + start), gradient = upstream<Relu>(from, start);
+          if (Relu && from.dresidual != nullptr) gradient.write(from.dresidual + start);
+          for (int h = 0; h < P::kVectors; ++h) {
+            const V x = Base::mapped(its, in.v[h], at + h * W), g = load<W>(semantic + at + h * W);
+            sum.v[2 * r] += (x - g) * g;
+            sum.v[2 * r + 1] += gradient.v[h] * x;
+          }
         }
+      });
+      for (int r = 0; r < Count; ++r) {
+        store<W>(similarity + r * its.groups + slot, sums.v[2 * r]);
+        store<W>(product + r * its.groups + slot, sums.v[2 * r + 1]);
       }
-    });
-    for (int r = 0; r < Together; ++r) {
-      const V n = (sums.v[2 * r] - load<W>(its_area.left + slot)) * load<W>(its_area.inverse + slot);
-      const V rate = logistic<W>(1.0f, kMinusLog2E * (load<W>(its.weight + slot) * n + load<W>(its.bias + slot)));
-      found.normalised[row + r] = n;
-      found.gate[row + r] = call.scale * rate;
-      found.slope[row + r] = sums.v[2 * r + 1] * (found.gate[row + r] * (1.0f - rate));
     }
   }
 
-  // Everything that is summed over `Count` rows.
-  template <bool Relu, int Count>
-  void sum_rows(Maps maps, Index row, const Area& own, const Sums& into) const {
-    // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
-    constexpr int kRows = P::kVectors == 2 ? 1 : kSideBySide / 2;
-    constexpr int kFound = Count < kRows ? Count : kRows;
+  // The second step: u and the gate of all groups in some rows.
+  void find_slopes(Range rows, const Area& own, const Sums& into) const {
+    const Index groups = of.groups;
+    const float scale = call.scale;
+    for (Index slot = 0; slot < groups; slot += W) {
+      const V rate = load<W>(own.rate + slot), start = load<W>(own.start + slot);
+      V slopes = load<W>(into.slope + slot), products = load<W>(into.product + slot);
+      for (Index at = rows.first * groups + slot; at < rows.last * groups; at += groups) {
+        const V t = load<W>(own.similarity + at), sigmoid = logistic<W>(1.0f, rate * t + start);
+        const V gate = scale * sigmoid, slope = load<W>(own.slope + at) * (gate - gate * sigmoid);
+        store<W>(own.slope + at, slope);
+        store<W>(own.gate + at, gate);
+        slopes += slope;
+        products += slope * t;
+      }
+      store<W>(into.slope + slot, slopes);
+      store<W>(into.product + slot, products);
+    }
+  }
+
+  // The third step: the sums by channel, of several packs at once, because each sum waits for the row before.
+  void add_by_channel(const T* x, Range rows, const Area& own, const Sums& into) const {
+    constexpr int kPacks = K < kSideBySide / P::kVectors ? K : kSideBySide / P::kVectors;
     const Parameters its = of;
     const Area area = own;
     const Sums sums = into;
-    maps = maps.from(row * its.channels);
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      Found<Count> found;
-      for (int r = 0; r < Count; r += kFound) find<Relu, kFound>(maps, its, area, r, slot, place, found);
-      V slopes = load<W>(sums.slope + slot), products = load<W>(sums.product + slot);
-      for (int r = 0; r < Count; ++r) {
-        const Index at = (row + r) * its.groups + slot;
-        store<W>(area.normalised + at, found.normalised[r]);
-        store<W>(area.slope + at, found.slope[r]);
-        store<W>(area.gate + at, found.gate[r]);
-        slopes += found.slope[r];
-        products += found.slope[r] * found.normalised[r];
-      }
-      store<W>(sums.slope + slot, slopes);
-      store<W>(sums.product + slot, products);
-      add_by_channel<Count>(maps.x, its, place, area.semantic, found, sums);
+      unrolled<K / kPacks>([&](auto part) SGENET_INLINE {
+        for (Index i = 0; i < its.repeats(); ++i) {
+          const auto at = [&](int k) SGENET_INLINE {
+            return place + ((decltype(part)::value * kPacks + k) * its.repeats() + i) * P::kElements;
+          };
+          V by_slope[kPacks][P::kVectors], by_similarity[kPacks][P::kVectors];
+          for (int k = 0; k < kPacks; ++k) {
+            for (int h = 0; h < P::kVectors; ++h) {
+              by_slope[k][h] = load<W>(sums.by_slope + at(k) + h * W);
+              by_similarity[k][h] = load<W>(sums.by_similarity + at(k) + h * W);
+            }
+          }
+          for (Index row = rows.first; row < rows.last; ++row) {
+            const Packed slope(area.slope + row * its.groups + slot);
+            const Packed similarity(area.similarity + row * its.groups + slot);
+            unrolled<kPacks>([&](auto pack) SGENET_INLINE {
+              constexpr int k = decltype(pack)::value;
+              const Constant<decltype(part)::value * kPacks + k> run{};
+              const V u = slope.of(run), t = similarity.of(run);
+              const P in = P::read(x + row * its.channels + at(k));
+              for (int h = 0; h < P::kVectors; ++h) {
+                const V mapped = Base::mapped(its, in.v[h], at(k) + h * W);
+                by_slope[k][h] += u * mapped;
+                by_similarity[k][h] += t * mapped;
+              }
+            });
+          }
+          for (int k = 0; k < kPacks; ++k) {
+            for (int h = 0; h < P::kVectors; ++h) {
+              store<W>(sums.by_slope + at(k) + h * W, by_slope[k][h]);
+              store<W>(sums.by_similarity + at(k) + h * W, by_similarity[k][h]);
+            }
+          }
+        }
+      });
     }
   }
 
-  template <int Count>
-  static SGENET_INLINE void add_by_channel(const T* x, const Parameters& its, Index place, const float* semantic,
-                                           const Found<Count>& found, const Sums& sums) {
-    Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
-      V by_slope[P::kVectors], by_similarity[P::kVectors];
-      for (int h = 0; h < P::kVectors; ++h) {
-        by_slope[h] = load<W>(sums.by_slope + at + h * W);
-        by_similarity[h] = load<W>(sums.by_similarity + at + h * W);
-      }
-      for (int r = 0; r < Count; ++r) {
-        const P row = P::read(x + r * its.channels + at);
-        const V u = spread_of(run, found.slope[r]), n = spread_of(run, found.normalised[r]);
-        for (int h = 0; h < P::kVectors; ++h) {
-          const V centred = Base::mapped(its, row.v[h], at + h * W) - load<W>(semantic + at + h * W);
-          by_slope[h] += u * centred;
-          by_similarity[h] += n * centred;
-        }
-      }
-      for (int h = 0; h < P::kVectors; ++h) {
-        store<W>(sums.by_slope + at + h * W, by_slope[h]);
-        store<W>(sums.by_similarity + at + h * W, by_similarity[h]);
-      }
-    });
+  template <bool Relu>
+  void sum_tile(const Maps& maps, Range rows, Index ahead, const Area& own, const Sums& into) const {
+    Index row = rows.first;
+    for (; row + kRows <= rows.last; row += kRows) find_products<Relu, kRows>(maps, row, ahead, own);
+    for (; row < rows.last; ++row) find_products<Relu, 1>(maps, row, ahead, own);
+    find_slopes(rows, own, into);
+    add_by_channel(maps.x, rows, own, into);
   }
 
   template <bool Relu>
   void sum_all(const Maps& maps, Range rows, Area& own) const {
-    const bool near = positions() * of.channels * Index(sizeof(T)) < kNearBytes;
+    const Index fitting = kTileBytes / (of.channels * Index(sizeof(T)));
+    const Index together = fitting < kLeastRows ? kLeastRows : least(fitting, kMostRows);
     own.sums.clear_all(of.channels, of.groups);
     in_chunks(rows, Direction::kUp, [&](Range chunk) {
       own.chunk.clear_all(of.channels, of.groups);
-      Index row = chunk.first;
-      if (near) {
-        for (; row + kTogether <= chunk.last; row += kTogether) sum_rows<Relu, kTogether>(maps, row, own, own.chunk);
+      for (Index first = chunk.first; first < chunk.last; first += together) {
+        const Range tile{first, least(first + together, chunk.last)};
+        sum_tile<Relu>(maps, tile, together * of.channels, own, own.chunk);
       }
-      for (; row < chunk.last; ++row) sum_rows<Relu, 1>(maps, row, own, own.chunk);
       own.sums.add(own.chunk, of.channels, of.groups);
     });
   }
@@ -589,7 +639,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     for (Index part = 0; part < team.size; ++part) own.whole.add(parts[part].sums, of.channels, of.groups);
     const float m = float(positions());
     for (Index slot = 0; slot < of.groups; ++slot) {
-      const float dbeta = own.whole.slope[slot], dgamma = own.whole.product[slot];
+      const float dbeta = own.whole.slope[slot], left = own.left[slot], inverse = own.inverse[slot];
+      const float dgamma = inverse * (own.whole.product[slot] - left * dbeta);
       if (team.rank == 0) {
         float* record = parameter_gradients + (sample * of.groups + slot) * 2;
         record[0] = dgamma;
@@ -597,25 +648,33 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       }
       const float spread = call.statistics[(sample * of.groups + Base::group_of(slot)) * 2 + 1];
       own.linear[slot] = of.weight[slot] / (spread + call.eps);
-      own.centre[slot] = dbeta / m;
-      own.curved[slot] = of.weight[slot] * dgamma * Statistics{0, spread}.curvature(positions());
+      own.curved[slot] = of.weight[slot] * dgamma * Statistics{0, spread}.curvature(positions()) * inverse;
+      own.offset[slot] = own.curved[slot] * left - own.linear[slot] * (dbeta / m);
     }
+    // dg / m: the mean of dc (x - g) over the positions, which is that of dc x, because dc sums up to 0.
     for (Index slot = 0, place = 0; slot < of.groups; slot += W, place += of.block_channels()) {
-      const V linear = load<W>(own.linear + slot), curved = load<W>(own.curved + slot);
+      const Packed linears(own.linear + slot), curveds(own.curved + slot), offsets(own.offset + slot);
       Base::for_packs(of, place, [&](auto run, Index at) SGENET_INLINE {
-        const V own_linear = spread_of(run, linear), own_curved = spread_of(run, curved);
+        const V linear = linears.of(run), curved = curveds.of(run), offset = offsets.of(run);
         for (int h = 0; h < P::kVectors; ++h) {
-          const V sum = own_linear * load<W>(own.whole.by_slope + at + h * W) -
-                        own_curved * load<W>(own.whole.by_similarity + at + h * W);
-          store<W>(own.through_mean + at + h * W, sum / m);
+          const V sum = linear * load<W>(own.whole.by_slope + at + h * W) -
+                        curved * load<W>(own.whole.by_similarity + at + h * W);
+          store<W>(own.through_mean + at + h * W, sum / m + offset * load<W>(own.semantic + at + h * W));
         }
       });
     }
   }
 
-  template <class Run>
-  static SGENET_INLINE V spread_of(Run, V packed) {
-    return spread<W, K, Run::value>(packed);
+  // dc of some rows takes the place of their u.
+  void find_through_similarity(Range rows, const Area& own) const {
+    const Index groups = of.groups;
+    for (Index slot = 0; slot < groups; slot += W) {
+      const V linear = load<W>(own.linear + slot), curved = load<W>(own.curved + slot);
+      const V offset = load<W>(own.offset + slot);
+      for (Index at = rows.first * groups + slot; at < rows.last * groups; at += groups) {
+        store<W>(own.slope + at, linear * load<W>(own.slope + at) - curved * load<W>(own.similarity + at) + offset);
+      }
+    }
   }
 
   // dx = a dy + dc g + dg / m
@@ -626,17 +685,16 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     maps = maps.from(row * its.channels);
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
       const Index found = row * its.groups + slot;
-      const V gate = load<W>(area.gate + found);
-      const V similarity = load<W>(area.linear + slot) * (load<W>(area.slope + found) - load<W>(area.centre + slot)) -
-                           load<W>(area.curved + slot) * load<W>(area.normalised + found);
+      const V gates = load<W>(area.gate + found), throughs = load<W>(area.slope + found);
       Base::for_packs(its, place, [&](auto run, Index at) SGENET_INLINE {
-        const V own_gate = spread_of(run, gate), own_similarity = spread_of(run, similarity);
+        constexpr int kRun = decltype(run)::value;
+        const V gate = spread<W, K, kRun>(gates), through_similarity = spread<W, K, kRun>(throughs);
         prefetch_early(maps.gradient + at + ahead);
         if (ahead != Base::kAhead) prefetch_early(maps.x + at + ahead);
         P out = upstream<Relu>(maps, at);
         for (int h = 0; h < P::kVectors; ++h) {
-          out.v[h] = out.v[h] * own_gate + (own_similarity * load<W>(area.semantic + at + h * W) +
-                                            load<W>(area.through_mean + at + h * W));
+          out.v[h] = out.v[h] * gate + (through_similarity * load<W>(area.semantic + at + h * W) +
+                                        load<W>(area.through_mean + at + h * W));
         }
         out.write(maps.dx + at);
       });
@@ -646,9 +704,11 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   template <bool Relu>
   void write_all(const Maps& maps, Range rows, const Area& own, bool more) const {
     const Index ahead = Base::ahead(of.channels * positions(), more, kNearBytes);
-    in_chunks(rows, Direction::kUp, [&](Range chunk) {
-      for (Index row = chunk.first; row < chunk.last; ++row) write_row<Relu>(maps, row, own, ahead);
-    });
+    for (Index first = rows.first; first < rows.last; first += kMostRows) {
+      const Range some{first, least(first + kMostRows, rows.last)};
+      find_through_similarity(some, own);
+      for (Index row = some.first; row < some.last; ++row) write_row<Relu>(maps, row, own, ahead);
+    }
   }
 
   // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
