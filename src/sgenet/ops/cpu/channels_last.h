@@ -186,7 +186,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     if (team.rank == 0) Order::to_natural_order(semantic, call.semantic + sample * of.channels, of.channels);
   }
 
-  // t of each row and group, and the sums of t and t^2.
+  // t of each row and group, and the sums of t and t^2. Memory has time meanwhile: what stands at the same place from
+  // `early` on is asked for.
   void find_similarity(const T* x, const T* early, Range rows, Area& own) const {
     clear(own.total, of.groups);
     clear(own.squares, of.groups);
@@ -201,7 +202,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     });
   }
 
-  // t of the block at `place` in `Count` rows.
+  // t of the block at `place` in `Count` rows; `early` as in find_similarity.
   template <int Count>
   static SGENET_INLINE Several<W, Count> similarity_of_block(const Parameters& its, const T* x, Index place,
                                                              const float* semantic, const T* early) {
@@ -359,7 +360,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
   void run_sample(Index sample, Team team, Area* parts, bool more) const {
-    const T* x = static_cast<const T*>(call.x) + sample * positions() * of.channels;
+    const T *all = static_cast<const T*>(call.x), *x = all + sample * positions() * of.channels;
     const Range rows = team.share(positions());
     if constexpr (Covariance::kWorthIt) {
       if (takes_two_looks(of.channels, of.groups, positions())) {
@@ -369,7 +370,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     sum_columns(x, rows, parts[team.rank]);
     team.barrier();
     find_semantic(sample, team, parts, nullptr, [](Index place) { return place; });
-    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + (x - static_cast<const T*>(call.x)) : x + (more ? positions() * of.channels : 0);
+    const T* next = x + (more ? positions() * of.channels : 0);
+    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + (x - all) : next;
     find_similarity(x, early, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
@@ -481,6 +483,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   const EnhanceBackward& call;
   const Parameters& of;
   float* parameter_gradients;  // (batch, groups, 2), in slot order
+  bool streams;
 
   Index positions() const { return call.shape.positions; }
 
@@ -678,7 +681,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   }
 
   // dx = a dy + dc g + dg / m
-  template <bool Relu>
+  template <bool Relu, bool Streams>
   void write_row(Maps maps, Index row, const Area& own, Index ahead) const {
     const Parameters its = of;
     const Area area = own;
@@ -696,18 +699,18 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
           out.v[h] = out.v[h] * gate + (through_similarity * load<W>(area.semantic + at + h * W) +
                                         load<W>(area.through_mean + at + h * W));
         }
-        out.write(maps.dx + at);
+        Streams ? out.stream(maps.dx + at) : out.write(maps.dx + at);
       });
     }
   }
 
-  template <bool Relu>
+  template <bool Relu, bool Streams>
   void write_all(const Maps& maps, Range rows, const Area& own, bool more) const {
     const Index ahead = Base::ahead(of.channels * positions(), more, kNearBytes);
     for (Index first = rows.first; first < rows.last; first += kMostRows) {
       const Range some{first, least(first + kMostRows, rows.last)};
       find_through_similarity(some, own);
-      for (Index row = some.first; row < some.last; ++row) write_row<Relu>(maps, row, own, ahead);
+      for (Index row = some.first; row < some.last; ++row) write_row<Relu, Streams>(maps, row, own, ahead);
     }
   }
 
@@ -725,7 +728,13 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       maps.gradient = maps.dresidual;
       maps.y = nullptr;
     }
-    maps.y != nullptr ? write_all<true>(maps, rows, own, more) : write_all<false>(maps, rows, own, more);
+    if (maps.y != nullptr) {
+      write_all<true, false>(maps, rows, own, more);
+    } else if (streams) {
+      write_all<false, true>(maps, rows, own, more);
+    } else {
+      write_all<false, false>(maps, rows, own, more);
+    }
   }
 
   void sum_parameter_gradients() const {

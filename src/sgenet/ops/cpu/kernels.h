@@ -20,13 +20,14 @@
 //     dg   = sum_i dc_i (x_i - g)
 //     dx_i = a_i dy_i + dc_i g + dg / m
 //
-// dc is linear in u and n, so dg follows from sum_i u_i (x_i - g) and sum_i n_i (x_i - g): one pass yields all sums.
+// dc is linear in u and t, so dg follows from sum_i u_i x_i and sum_i t_i x_i: one pass yields all sums. NHWC makes it in
+// tiles of a few rows that stay in the nearest cache, in three steps: t and dy . x, then u and the gate, then the sums.
 //
 // The tiles. NCHW (channels_first.h): one group of one sample, d rows of m neighbouring numbers; it fits the L2 cache.
 // NHWC (channels_last.h): one sample, m rows of C neighbouring numbers; L2 where it fits, else L3. Tiles of fewer
 // channels would fit L2, but their rows lie a power of two apart and share few of its sets: that was slower. Memory is
-// idle in the passes that read a cache, so the one that writes asks early for what comes next: the next sample, where a
-// cache has room for it, or the rows that follow, and the residual.
+// idle in the passes that read a cache, so they ask early for what comes next: the second for the residual, and the one
+// that writes for the next sample, where a cache has room for it, or for the rows that follow.
 //
 //        NCHW, d = 3, W = 4 lanes                       NHWC, d = 2, W = 4 lanes: a block of 4 groups
 //
@@ -59,8 +60,9 @@ namespace sgenet {
 namespace SGENET_ISA {
 
 // Outputs of at least this many bytes pass by the caches: stored the usual way, each line would be read first, and in
-// its place something would be thrown out that is needed sooner.
-constexpr Index kStreamedBytes = Index{4} << 20;
+// its place something would be thrown out that is needed sooner. A gradient is needed at once, by the layer before: it
+// does so only where no cache would hold it.
+constexpr Index kStreamedBytes = Index{4} << 20, kStreamedGradientBytes = Index{16} << 20;
 
 // Groups of fewer channels than this are rare enough for the path of one lane.
 constexpr int kShallowest = 4;
@@ -124,12 +126,16 @@ inline bool aligned(const void* p, Index bytes) {
   return reinterpret_cast<std::uintptr_t>(p) % std::size_t(bytes) == 0;
 }
 
-// Whether y is written past the caches: large, not yet in them, and in whole aligned vectors.
+// Whether a map is large enough, and in whole aligned vectors, to be written past the caches.
+inline bool may_stream(const void* map, const Shape& shape, Index row_elements, Index vector_bytes, Index least_bytes) {
+  const Index bytes = shape.element == Element::kBfloat16 ? 2 : 4;
+  return aligned(map, vector_bytes) && row_elements * bytes % vector_bytes == 0 &&
+         shape.batch * shape.channels * shape.positions * bytes >= least_bytes;
+}
+
 inline bool streams(const EnhanceForward& call, Index row_elements, Index vector_bytes) {
-  const Index bytes = call.shape.element == Element::kBfloat16 ? 2 : 4;
-  return call.y != call.x && call.residual == nullptr && aligned(call.y, vector_bytes) &&
-         row_elements * bytes % vector_bytes == 0 &&
-         call.shape.batch * call.shape.channels * call.shape.positions * bytes >= kStreamedBytes;
+  return call.y != call.x && call.residual == nullptr &&  // what is read is in the caches already
+         may_stream(call.y, call.shape, row_elements, vector_bytes, kStreamedBytes);
 }
 
 // Lays out scratch memory by carve(Carver&), first to measure and then in earnest; false without memory.
@@ -228,7 +234,8 @@ Status backward_channels_last(const EnhanceBackward& call) {
   });
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
-  const Pass pass{{}, call, parameters, gradients};
+  const bool streamed = may_stream(call.dx, shape, shape.channels, 4 * W, kStreamedGradientBytes);
+  const Pass pass{{}, call, parameters, gradients, streamed};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
   pass.sum_parameter_gradients();
   return kDone;
