@@ -80,7 +80,7 @@ def markdown(found: Sequence[tuple[Setting, Sequence[Row]]]) -> str:
             unit = must.unit or (f" to `{baseline_of(rows, must)}`" if form else "")
             lines.append(
                 f"| {setting.name}{form}{unit} | {unfused.value:.2f} | **{here.value:.2f}** | {here.spread} "
-                f"| {here.noise} | {must.limit:.2f} |"
+                f"| {here.noise} | {must.limit:.2f}{'' if here.value <= must.limit else ', missed'} |"
             )
     return "\n".join(lines)
 

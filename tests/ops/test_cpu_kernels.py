@@ -228,9 +228,15 @@ def test_residual_relu_and_norm_are_independent(isa, add, relu, norm, layout, dt
 @pytest.mark.parametrize(("shape", "groups"), [((3, 256, 56, 56), 64), ((2, 2048, 7, 7), 64), ((1, 64, 112, 112), 16)])
 @pytest.mark.parametrize("fused", [False, True])
 def test_agrees_with_the_formula_at_the_sizes_of_networks(isa, shape, groups, layout, dtype, fused):
-    """The largest of them is written past the caches."""
     torch.set_num_threads(2)
     check(shape, groups, dtype, layout, add=fused, relu=fused, norm=fused)
+
+
+@LAYOUTS
+def test_what_no_cache_holds_is_written_past_them(isa, layout):
+    """y from 4 MiB on, and dx from 16 MiB."""
+    torch.set_num_threads(2)
+    check((5, 512, 41, 40), 64, torch.float32, layout, add=False, relu=False)
 
 
 @settings(max_examples=60, deadline=None)

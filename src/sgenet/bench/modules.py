@@ -73,7 +73,8 @@ class _Maps:
 
     In a network a module's input comes from far away: other maps have passed through the caches since it was written.
     So each step goes round several maps, more than the caches hold, and keeps as many results, so that memory for the
-    next one is as cold. What is copied goes into maps that are there already.
+    next one is as cold. What is copied goes into maps that are there already. What wants no gradient runs in inference
+    mode, as in a network.
     """
 
     def __init__(self, shape: tuple[int, ...], settings: BenchSettings) -> None:
@@ -118,7 +119,8 @@ class _Maps:
 
         def step() -> None:
             x, out = next(pairs)
-            out.copy_(x)
+            with torch.inference_mode():
+                out.copy_(x)
 
         return step
 
@@ -128,7 +130,8 @@ class _Maps:
 
         def step() -> None:
             x, shortcut = next(pairs)
-            x.add_(shortcut).relu_()
+            with torch.inference_mode():
+                x.add_(shortcut).relu_()
 
         return step
 
@@ -137,7 +140,7 @@ class _Maps:
         inputs, kept = cycle(self.inputs), _Ring[Tensor](self.count)
 
         def step() -> None:
-            with form():
+            with torch.inference_mode(), form():
                 kept.put(module(next(inputs)))
 
         return step
@@ -173,7 +176,7 @@ class _Maps:
 
         def step() -> None:
             x, shortcut = next(turns)
-            with form():
+            with torch.inference_mode(), form():
                 _join(module, x, shortcut)
 
         return step

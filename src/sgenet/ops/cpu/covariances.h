@@ -32,9 +32,9 @@ struct Covariances {
   using P = Pack<T, W>;
   using V = Vector<W>;
 
-  // The products grow with the depth, and beyond 8 channels a third look costs less; so it does for bfloat16, of which
+  // The products grow with the depth, and beyond 4 channels a third look costs less; so it does for bfloat16, of which
   // a look brings half the bytes for as many products.
-  static constexpr bool kWorthIt = P::kVectors == 1 && W > 1 && K <= 8;
+  static constexpr bool kWorthIt = P::kVectors == 1 && W > 1 && K <= 4;
 
   static constexpr int kProducts = K / 2 + 1;  // product i is the vector times itself turned by i
   static constexpr int kSums = 1 + kProducts;  // vectors for each vector of channels: the sum of x, and the products'
