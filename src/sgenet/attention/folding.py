@@ -32,7 +32,7 @@ def running_norm(norm: nn.Module, x: Tensor) -> Norm | None:
     """
     if norm.training or _backend(norm, x) is None:
         return None
-    # By their dictionaries: what a module finds by name takes it longer than an image takes some layers.
+    # From the dictionaries: a module looks up its parameters and buffers slowly, which shows at a batch of 1.
     statistics, parameters = norm._buffers, norm._parameters
     mean, variance = statistics["running_mean"], statistics["running_var"]
     if mean is None or variance is None or "weight" not in parameters or "bias" not in parameters:

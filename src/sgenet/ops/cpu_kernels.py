@@ -105,7 +105,7 @@ def forward(
         norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: None, or a tensor of the shape, dtype and memory format of `x` to write y to: x itself, the residual, or
             another that overlaps neither.
-        saves: Whether `backward` will follow.
+        saves: Whether to return what `backward` needs.
 
     Returns:
         y in the dtype and memory format of `x`; and for `backward`, or None, g, (B, C) in float32, and `left` and s of

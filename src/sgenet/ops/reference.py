@@ -72,7 +72,7 @@ def forward(
         relu: Whether negative results become 0.
         norm: None, or a batch norm in front; what it returns is not rounded.
         out: Where to write the result; `x` and `residual` themselves are allowed.
-        saves: Whether `backward` will follow; here it saves nothing to know.
+        saves: Whether `backward` will follow; what it needs is returned in either case.
         normalize: Whether the similarities are normalised over the positions.
 
     Returns:

@@ -524,7 +524,7 @@ def forward(
         norm: None, or a batch norm in front; what it returns is formed in float32 and never stored.
         out: None, or a tensor of the shape, dtype and memory format of `x` to write y to. It may be `x` or `residual`
             itself; else it shares no memory with them.
-        saves: Whether `backward` will follow; here it saves nothing to know.
+        saves: Whether `backward` will follow; what it needs is returned in either case.
         largest_tile: Elements up to which a program keeps its whole map on the chip.
 
     Returns:

@@ -360,7 +360,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
   void run_sample(Index sample, Team team, Area* parts, bool more) const {
-    const T *all = static_cast<const T*>(call.x), *x = all + sample * positions() * of.channels;
+    const Index size = positions() * of.channels, start = sample * size;
+    const T* x = static_cast<const T*>(call.x) + start;
     const Range rows = team.share(positions());
     if constexpr (Covariance::kWorthIt) {
       if (takes_two_looks(of.channels, of.groups, positions())) {
@@ -370,8 +371,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     sum_columns(x, rows, parts[team.rank]);
     team.barrier();
     find_semantic(sample, team, parts, nullptr, [](Index place) { return place; });
-    const T* next = x + (more ? positions() * of.channels : 0);
-    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + (x - all) : next;
+    const T* next = more ? x + size : x;
+    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + start : next;
     find_similarity(x, early, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
