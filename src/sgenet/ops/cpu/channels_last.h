@@ -29,10 +29,8 @@ struct ChannelsLast {
 
   // While a pass writes, memory has time to bring what is read next: of the thread's next sample what stands at the
   // same place, where a cache has room for it, or else what comes a few rows later.
-  static constexpr Index kAhead = 8192 / Index(sizeof(T));
-
   static Index ahead(Index sample_elements, bool more, Index room_bytes) {
-    return more && sample_elements * Index(sizeof(T)) <= room_bytes ? sample_elements : kAhead;
+    return more && sample_elements * Index(sizeof(T)) <= room_bytes ? sample_elements : Order::kAhead;
   }
 
   // What all samples share, in pack order and slot order.
@@ -128,8 +126,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // What one thread keeps for a sample.
   struct Area {
-    float* sums;                         // of each channel, or what Covariance gathers instead
-    float *chunk_sums, *origin;          // for Covariance alone
+    float *sums, *chunk_sums;            // of each channel, or what Covariance gathers instead
+    float* origin;                       // for Covariance alone
     float *total, *squares;              // of each group's t and t^2
     float *chunk_total, *chunk_squares;  // the same of a chunk
     float* semantic;                     // g, in pack order
@@ -138,8 +136,9 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
       const bool two_looks = takes_two_looks(channels, groups, positions);
-      sums = carver.floats(two_looks ? Covariance::floats(channels) : channels);
-      chunk_sums = carver.floats(two_looks ? Covariance::floats(channels) : 0);
+      const Index count = two_looks ? Covariance::floats(channels) : channels;
+      sums = carver.floats(count);
+      chunk_sums = carver.floats(count);
       origin = carver.floats(two_looks ? channels : 0);
       total = carver.floats(groups);
       squares = carver.floats(groups);
@@ -168,8 +167,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   Index positions() const { return call.shape.positions; }
 
   void sum_columns(const T* x, Range rows, Area& own) const {
-    clear(own.sums, of.channels);
-    in_chunks(rows, Direction::kUp, [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.sums); });
+    sum_in_chunks(rows, own.sums, own.chunk_sums, of.channels,
+                  [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.chunk_sums); });
   }
 
   // g of the sample from the sums of all parts, which are relative to `origin` where there is one.
@@ -308,7 +307,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
         P out = P::read(x + at);
         for (int h = 0; h < P::kVectors; ++h) out.v[h] = Base::mapped(its, out.v[h], at + h * W) * own_gate;
         if constexpr (WithResidual) {
-          prefetch_early(residual + at + Base::kAhead);
+          prefetch_early(residual + at + Order::kAhead);
           const P other = P::read(residual + at);
           for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
         }
@@ -382,12 +381,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   void run_in_two_looks(Index sample, const T* x, Range rows, Team team, Area* parts, bool more) const {
     Area& own = parts[team.rank];
     Covariance::find_origin(x, positions(), of.channels, own.origin);
-    clear(own.sums, Covariance::floats(of.channels));
-    in_chunks(rows, Direction::kUp, [&](Range chunk) {
-      clear(own.chunk_sums, Covariance::floats(of.channels));
-      Covariance::gather(x, chunk, of.channels, own.origin, own.chunk_sums);
-      add_to(own.sums, own.chunk_sums, Covariance::floats(of.channels));
-    });
+    sum_in_chunks(rows, own.sums, own.chunk_sums, Covariance::floats(of.channels),
+                  [&](Range chunk) { Covariance::gather(x, chunk, of.channels, own.origin, own.chunk_sums); });
     team.barrier();
     find_semantic(sample, team, parts, own.origin, Covariance::sum_at);
     find_statistics_in_two_looks(sample, team, parts);
@@ -694,7 +689,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
         constexpr int kRun = decltype(run)::value;
         const V gate = spread<W, K, kRun>(gates), through_similarity = spread<W, K, kRun>(throughs);
         prefetch_early(maps.gradient + at + ahead);
-        if (ahead != Base::kAhead) prefetch_early(maps.x + at + ahead);
+        if (ahead != Order::kAhead) prefetch_early(maps.x + at + ahead);
         P out = upstream<Relu>(maps, at);
         for (int h = 0; h < P::kVectors; ++h) {
           out.v[h] = out.v[h] * gate + (through_similarity * load<W>(area.semantic + at + h * W) +

@@ -30,6 +30,7 @@ template <class T, int W>
 struct NormBackwardPass {
   using P = Pack<T, W>;
   using V = Vector<W>;
+  using Order = Rows<T, W>;
 
   static constexpr int kTogether = 4;  // rows for which a channel's sums are loaded and stored once
 
@@ -80,7 +81,8 @@ struct NormBackwardPass {
         product.v[h] = load<W>(own.products + c + h * W);
       }
       for (int r = 0; r < Count; ++r) {
-        const P dy = P::read(gradient((row + r) * channels + c)), in = P::read(x((row + r) * channels + c));
+        const P dy = Order::template read_side_by_side<Count>(gradient(row * channels), channels, c, r);
+        const P in = Order::template read_side_by_side<Count>(x(row * channels), channels, c, r);
         for (int h = 0; h < P::kVectors; ++h) {
           sum.v[h] += dy.v[h];
           product.v[h] += dy.v[h] * (in.v[h] - load<W>(common.mean + c + h * W));
@@ -116,7 +118,7 @@ struct NormBackwardPass {
         sums.gradients += areas[part].sums[place].gradients;
         sums.products += areas[part].sums[place].products;
       }
-      const NormGradient found = finish(Rows<T, W>::channel_of(place), sums);
+      const NormGradient found = finish(Order::channel_of(place), sums);
       common.slope[place] = found.slope;
       common.offset[place] = found.offset;
       common.curve[place] = found.curve;

@@ -30,6 +30,17 @@ inline void add_to(float* total, const float* part, Index count) {
   for (Index i = 0; i < count; ++i) total[i] += part[i];
 }
 
+// total = the sums over the rows, of which add(chunk) adds those of a chunk to `part`.
+template <class Add>
+void sum_in_chunks(Range rows, float* total, float* part, Index count, Add add) {
+  clear(total, count);
+  in_chunks(rows, Direction::kUp, [&](Range chunk) {
+    clear(part, count);
+    add(chunk);
+    add_to(total, part, count);
+  });
+}
+
 // The order of channels within a row of packs, and the loops over rows that need no groups.
 template <class T, int W>
 struct Rows {
@@ -59,44 +70,37 @@ struct Rows {
     for_places(channels, [=](Index place, Index channel) SGENET_INLINE { natural[channel] = packed[place]; });
   }
 
-  // sums[c] += the sum of channel c over the rows. As many columns at once as there are registers for: row after row,
-  // so that memory is read in its own order, which the prefetcher knows to follow; and what is beside them, early.
+  // sums[c] += the sum of channel c over the rows, in memory's own order and not column by column: it is far slower to
+  // come back to every row for another part of it.
   static void add_columns(const T* x, Range rows, Index channels, float* sums) {
-    constexpr int kPacks = kSumRegisters / P::kVectors;
-    Index c = 0;
-    for (; c + kPacks * P::kElements <= channels; c += kPacks * P::kElements) {
-      add_block<kPacks>(x, rows, channels, c, sums);
-    }
-    for (; c < channels; c += P::kElements) add_block<1>(x, rows, channels, c, sums);
+    constexpr int kTogether = 4;
+    Index row = rows.first;
+    for (; row + kTogether <= rows.last; row += kTogether) add_rows<kTogether>(x + row * channels, channels, sums);
+    for (; row < rows.last; ++row) add_rows<1>(x + row * channels, channels, sums);
   }
 
   // The pack at `place` of row r of `Count` rows from x on that are walked over side by side. The hardware's prefetcher
-  // loses its way between them, so each step asks for one line of the rows that come next, in memory's own order.
+  // loses its way between them, so each step asks for one line of what comes, in memory's own order.
   template <int Count>
   static SGENET_INLINE P read_side_by_side(const T* x, Index channels, Index place, int r) {
-    if constexpr (Count > 1) prefetch(x + 2 * Count * channels + place * Count + r * P::kElements);
+    if constexpr (Count > 1) prefetch(x + kAhead + place * Count + r * P::kElements);
     return P::read(x + r * channels + place);
   }
 
- private:
-  static constexpr int kSumRegisters = SGENET_WIDTH == 16 ? 16 : 8;
+  // How far ahead of what is read to ask for a line, in elements.
+  static constexpr Index kAhead = 8192 / Index(sizeof(T));
 
-  template <int Packs>
-  static void add_block(const T* x, Range rows, Index channels, Index c, float* sums) {
-    V sum[Packs][P::kVectors] = {};
-    for (Index row = rows.first; row < rows.last; ++row) {
-      for (int i = 0; i < Packs; ++i) {
-        const T* place = x + row * channels + c + i * P::kElements;
-        if (Packs > 1) prefetch_early(place + Packs * P::kElements);
-        const P in = P::read(place);
-        for (int h = 0; h < P::kVectors; ++h) sum[i][h] += in.v[h];
+ private:
+  template <int Count>
+  static void add_rows(const T* x, Index channels, float* sums) {
+    for (Index place = 0; place < channels; place += P::kElements) {
+      V sum[P::kVectors];
+      for (int h = 0; h < P::kVectors; ++h) sum[h] = load<W>(sums + place + h * W);
+      for (int r = 0; r < Count; ++r) {
+        const P in = read_side_by_side<Count>(x, channels, place, r);
+        for (int h = 0; h < P::kVectors; ++h) sum[h] += in.v[h];
       }
-    }
-    for (int i = 0; i < Packs; ++i) {
-      for (int h = 0; h < P::kVectors; ++h) {
-        float* place = sums + c + i * P::kElements + h * W;
-        store<W>(place, load<W>(place) + sum[i][h]);
-      }
+      for (int h = 0; h < P::kVectors; ++h) store<W>(sums + place + h * W, sum[h]);
     }
   }
 };
