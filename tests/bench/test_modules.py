@@ -1,5 +1,7 @@
 """A module by itself: its steps compute what they say, on maps that go round."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -19,11 +21,11 @@ def small(monkeypatch):
 @pytest.mark.parametrize("module", ["sge", "se"])
 def test_every_pass_at_every_stage_in_both_forms(small, module):
     result = bench(BenchSettings(module=module, **SETTINGS))
-    passes = ["forward", "backward", "forward+backward"]
+    passes = ["forward", "backward", "forward+backward", *(["backward operator"] if module == "sge" else [])]
     both = [form for name in passes for form in (name, f"{name} unfused")]
     stage = ["copy_ again", *both, "add_ relu_ again", "residual+ReLU", "residual+ReLU unfused"]
     assert [row.form for row in result.rows] == stage * 2
-    assert [row.baseline for row in result.rows] == (["copy_"] * 7 + ["add_ relu_"] * 3) * 2
+    assert [row.baseline for row in result.rows] == (["copy_"] * (1 + len(both)) + ["add_ relu_"] * 3) * 2
     assert {row.shape for row in result.rows} == {(1, 64, 6, 6), (1, 128, 3, 3)}
 
 
@@ -60,6 +62,16 @@ def test_the_joined_form_is_the_module_the_sum_and_the_relu_in_place(small, modu
     for x, old, shortcut in zip(own.overwritten, before, own.others, strict=True):
         expected = torch.relu(own.module(old) + shortcut)
         torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_backward_operator_computes_what_autograd_asks_it_for(small, monkeypatch):
+    own = maps()
+    results = []
+    monkeypatch.setattr(_Ring, "put", lambda self, result: results.append(result))
+    for step in (own._backward(nullcontext), own._backward_operator(nullcontext)):
+        step()
+    for alone, expected in zip(results[1], results[0], strict=False):  # the operator returns the residual's, too
+        torch.testing.assert_close(alone, expected.reshape(alone.shape), rtol=0, atol=0)
 
 
 def test_a_ring_keeps_so_many_results_and_no_more():

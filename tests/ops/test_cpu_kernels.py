@@ -192,7 +192,7 @@ def lost(case, groups, semantic):
 
 # Each path of each width: groups of 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups; groups
 # and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more than 1 MiB
-# of float32, which NHWC takes in two looks where a group has 4 channels.
+# of float32, for which NHWC has no room in the nearer caches.
 LARGE = [((1, 256, 46, 45), 64), ((1, 128, 67, 62), 16)]
 SHAPES = [
     ((2, 64, 5, 5), 16),

@@ -105,6 +105,8 @@ class _Maps:
             "backward": self._backward,
             "forward+backward": self._both,
         }
+        if isinstance(self.module, SpatialGroupEnhance):
+            passes["backward operator"] = self._backward_operator
         return (("copy_", self._copies, passes), ("add_ relu_", self._sums, {"residual+ReLU": self._joined}))
 
     def go_round(self, steps: Iterable[Callable[[], object]]) -> None:
@@ -156,6 +158,25 @@ class _Maps:
             leaf, output, grad = next(turns)
             with form():
                 kept.put(torch.autograd.grad(output, (leaf, *parameters), grad, retain_graph=True))
+
+        return step
+
+    def _backward_operator(self, form: _Form) -> Callable[[], object]:
+        """What autograd calls, called without autograd: between the two lies what any gradient costs."""
+        module = copy.deepcopy(self.module).requires_grad_(False)
+        settings = (module.groups, module.eps, module.scale)
+        operators = torch.ops.sgenet
+        forward = operators.spatial_group_enhance_forward.default
+        backward = operators.spatial_group_enhance_backward.default
+        with torch.inference_mode(), form():
+            saved = [forward(x, module.weight, module.bias, *settings)[1:] for x in self.inputs]
+        turns = cycle(zip(self.inputs, saved, self.others, strict=True))
+        kept = _Ring[object](self.count)
+
+        def step() -> None:
+            x, values, grad = next(turns)
+            with torch.inference_mode(), form():
+                kept.put(backward(grad, x, None, module.weight, module.bias, *values, *settings, False, False))
 
         return step
 

@@ -75,7 +75,7 @@ def batch_norm_spatial_group_enhance(
         True
     """
     check_input(x, weight, bias, groups, residual)
-    results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance(
+    results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance.default(
         x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
     )
     return results
@@ -231,7 +231,7 @@ class _Normed(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_forward
+        operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_forward.default
         y, mean, variance, *saved = operator(
             x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
         )
@@ -250,7 +250,7 @@ class _Normed(torch.autograd.Function):
             plain = _plain(x, *of_norm, norm_eps, weight, bias, groups, eps, scale)[0]
             grads: Sequence[Tensor | None] = differentiable(plain, (x, *of_norm, weight, bias), dresidual)
         else:
-            operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward
+            operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward.default
             *grads, dresidual = operator(
                 *(grad, x, y, *of_norm, norm_eps, mean, variance, weight, bias, *saved),
                 *(groups, eps, scale, has_residual, relu),

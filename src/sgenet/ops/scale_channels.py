@@ -168,7 +168,7 @@ class _Scale(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        y: Tensor = torch.ops.sgenet.scale_channels(x, gate, residual, relu)
+        y: Tensor = torch.ops.sgenet.scale_channels.default(x, gate, residual, relu)
         ctx.save_for_backward(x, y if relu else None, gate)
         ctx.settings = (residual is not None, relu)
         return y
@@ -183,7 +183,7 @@ class _Scale(torch.autograd.Function):
             dresidual = through_relu(grad, y)
             dx, dgate = differentiable(reference.scale_channels(x, gate), (x, gate), dresidual)
         else:
-            operator = torch.ops.sgenet.scale_channels_backward
+            operator = torch.ops.sgenet.scale_channels_backward.default
             dx, dgate, dresidual = operator(grad, x, y, gate, has_residual, relu)
             dresidual = dresidual if relu else grad
         return dx, dgate, dresidual if has_residual else None, None

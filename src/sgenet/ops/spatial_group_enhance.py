@@ -304,7 +304,7 @@ class _Enhance(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        operator = torch.ops.sgenet.spatial_group_enhance_forward
+        operator = torch.ops.sgenet.spatial_group_enhance_forward.default
         y, semantic, statistics = operator(x, weight, bias, groups, eps, scale, residual, relu)
         ctx.save_for_backward(x, y if relu else None, weight, bias, semantic, statistics)
         ctx.settings = (groups, eps, scale, residual is not None, relu)
@@ -322,7 +322,7 @@ class _Enhance(torch.autograd.Function):
             plain = reference.forward(x, weight, bias, groups, eps, scale)[0]
             dx, dweight, dbias = differentiable(plain, (x, weight, bias), dresidual)
         else:
-            operator = torch.ops.sgenet.spatial_group_enhance_backward
+            operator = torch.ops.sgenet.spatial_group_enhance_backward.default
             dx, dweight, dbias, dresidual = operator(
                 grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual, relu
             )

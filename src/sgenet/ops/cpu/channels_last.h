@@ -2,7 +2,6 @@
 #pragma once
 
 #include "abi.h"
-#include "covariances.h"
 #include "rows.h"
 #include "statistics.h"
 #include "threads.h"
@@ -122,24 +121,18 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
-  using Covariance = Covariances<T, W, K>;
-
   // What one thread keeps for a sample.
   struct Area {
-    float *sums, *chunk_sums;            // of each channel, or what Covariance gathers instead
-    float* origin;                       // for Covariance alone
+    float *sums, *chunk_sums;            // of each channel, of a chunk
     float *total, *squares;              // of each group's t and t^2
     float *chunk_total, *chunk_squares;  // the same of a chunk
     float* semantic;                     // g, in pack order
     float *rate, *start;                 // of each group: its gate is f / (1 + 2^(rate t + start))
-    float* similarity;                   // t of each group and position, or of kGated positions
+    float* similarity;                   // t of each group and position
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
-      const bool two_looks = takes_two_looks(channels, groups, positions);
-      const Index count = two_looks ? Covariance::floats(channels) : channels;
-      sums = carver.floats(count);
-      chunk_sums = carver.floats(count);
-      origin = carver.floats(two_looks ? channels : 0);
+      sums = carver.floats(channels);
+      chunk_sums = carver.floats(channels);
       total = carver.floats(groups);
       squares = carver.floats(groups);
       chunk_total = carver.floats(groups);
@@ -147,7 +140,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
       semantic = carver.floats(channels);
       rate = carver.floats(groups);
       start = carver.floats(groups);
-      similarity = carver.floats(groups * (two_looks ? kGated : positions));
+      similarity = carver.floats(groups * positions);
     }
   };
 
@@ -155,14 +148,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   const Parameters& of;
   bool streams;
 
-  // Where a sample is too large for the nearer caches, another look at it costs more than its covariances.
-  static bool takes_two_looks(Index channels, Index groups, Index positions) {
-    return Covariance::kWorthIt && channels / groups == K &&
-           channels * positions * Index(sizeof(T)) > kFarBytes;
-  }
   static constexpr Index kGated = 16;  // rows whose gates are found at once
-  static constexpr Index kFarBytes = Index{1} << 20;
-  static constexpr Index kRoomBytes = Index{2} << 20;  // for the next sample
+  static constexpr Index kRoomBytes = Index{4} << 20;  // for the next sample
 
   Index positions() const { return call.shape.positions; }
 
@@ -171,16 +158,13 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
                   [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.chunk_sums); });
   }
 
-  // g of the sample from the sums of all parts, which are relative to `origin` where there is one.
-  template <class SumAt>
-  void find_semantic(Index sample, Team team, const Area* parts, const float* origin, SumAt sum_at) const {
+  // g of the sample from the sums of all parts.
+  void find_semantic(Index sample, Team team, const Area* parts) const {
     float* semantic = parts[team.rank].semantic;
     for (Index place = 0; place < of.channels; place += W) {
-      V mean{};
-      for (Index part = 0; part < team.size; ++part) mean += load<W>(parts[part].sums + sum_at(place));
-      mean /= float(positions());
-      if (origin != nullptr) mean += load<W>(origin + place);
-      store<W>(semantic + place, Base::mapped(of, mean, place));
+      V sum{};
+      for (Index part = 0; part < team.size; ++part) sum += load<W>(parts[part].sums + place);
+      store<W>(semantic + place, Base::mapped(of, sum / float(positions()), place));
     }
     if (team.rank == 0) Order::to_natural_order(semantic, call.semantic + sample * of.channels, of.channels);
   }
@@ -201,22 +185,6 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     });
   }
 
-  // t of the block at `place` in `Count` rows; `early` as in find_similarity.
-  template <int Count>
-  static SGENET_INLINE Several<W, Count> similarity_of_block(const Parameters& its, const T* x, Index place,
-                                                             const float* semantic, const T* early) {
-    return Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
-      for (int r = 0; r < Count; ++r) {
-        prefetch_early(early + r * its.channels + at);
-        const P in = Order::template read_side_by_side<Count>(x, its.channels, at, r);
-        for (int h = 0; h < P::kVectors; ++h) {
-          const V g = load<W>(semantic + at + h * W);
-          sums.v[r] += (Base::mapped(its, in.v[h], at + h * W) - g) * g;
-        }
-      }
-    });
-  }
-
   template <int Count>
   void similarity_of_rows(const T* x, const T* early, Index row, const Area& own) const {
     const Parameters its = of;
@@ -225,7 +193,16 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     x += row * its.channels;
     early += row * its.channels;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const auto t = similarity_of_block<Count>(its, x, place, semantic, early);
+      const auto t = Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
+        for (int r = 0; r < Count; ++r) {
+          prefetch_early(early + r * its.channels + at);
+          const P in = Order::template read_side_by_side<Count>(x, its.channels, at, r);
+          for (int h = 0; h < P::kVectors; ++h) {
+            const V g = load<W>(semantic + at + h * W);
+            sums.v[r] += (Base::mapped(its, in.v[h], at + h * W) - g) * g;
+          }
+        }
+      });
       V sum = load<W>(total + slot), square = load<W>(squares + slot);
       for (int r = 0; r < Count; ++r) {
         store<W>(similarity + r * its.groups + slot, t.v[r]);
@@ -237,49 +214,22 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  // `found` of a group, for this sample's last pass and for the caller.
-  void keep(Index sample, Team team, Index slot, const Statistics& found, const Area& own) const {
-    own.rate[slot] = kMinusLog2E * of.weight[slot] * found.inverse(call.eps);
-    own.start[slot] = kMinusLog2E * of.bias[slot] - own.rate[slot] * found.left;
-    if (team.rank != 0) return;
-    float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
-    record[0] = found.left;
-    record[1] = found.spread;
-  }
-
+  // What the gates are made of, for this sample's last pass and for the caller.
   void find_statistics(Index sample, Team team, const Area* parts) const {
+    const Area& own = parts[team.rank];
     for (Index slot = 0; slot < of.groups; ++slot) {
       float total = 0, squares = 0;
       for (Index part = 0; part < team.size; ++part) {
         total += parts[part].total[slot];
         squares += parts[part].squares[slot];
       }
-      keep(sample, team, slot, statistics_of(total, squares, positions()), parts[team.rank]);
-    }
-  }
-
-  // The same from the covariances.
-  void find_statistics_in_two_looks(Index sample, Team team, const Area* parts) const {
-    const Area& own = parts[team.rank];
-    float* sums = own.chunk_sums;
-    clear(sums, Covariance::floats(of.channels));
-    for (Index part = 0; part < team.size; ++part) add_to(sums, parts[part].sums, Covariance::floats(of.channels));
-    const float *factor = WithAffine ? of.factor : nullptr, *shift = WithAffine ? of.shift : nullptr;
-    for (Index slot = 0; slot < of.groups; ++slot) {
-      const Statistics found = Covariance::statistics_of(Base::group_of(slot), sums, own.origin, own.semantic, factor,
-                                                         shift, positions());
-      keep(sample, team, slot, found, own);
-    }
-  }
-
-  // t of `Count` rows, where no pass before has kept it.
-  template <int Count>
-  void find_similarity_again(const T* x, const Area& own, float* similarity) const {
-    const Parameters its = of;
-    const float* semantic = own.semantic;
-    for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
-      const auto t = similarity_of_block<Count>(its, x, place, semantic, x);
-      for (int r = 0; r < Count; ++r) store<W>(similarity + r * its.groups + slot, t.v[r]);
+      const Statistics found = statistics_of(total, squares, positions());
+      own.rate[slot] = kMinusLog2E * of.weight[slot] * found.inverse(call.eps);
+      own.start[slot] = kMinusLog2E * of.bias[slot] - own.rate[slot] * found.left;
+      if (team.rank != 0) continue;
+      float* record = call.statistics + (sample * of.groups + Base::group_of(slot)) * 2;
+      record[0] = found.left;
+      record[1] = found.spread;
     }
   }
 
@@ -312,13 +262,14 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
           for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
         }
         for (int h = 0; h < P::kVectors; ++h) out.v[h] = at_least<W>(out.v[h], floor);
+        if (!Streams && !WithResidual) prefetch_early(y + at + Order::kAhead);  // to be written, a line is read first
         Streams ? out.stream(y + at) : out.write(y + at);
       });
     }
   }
 
   // Gates first and then row after row: a gate takes long to find, but many at once take hardly longer.
-  template <bool WithResidual, bool Streams, bool Kept>
+  template <bool WithResidual, bool Streams>
   void enhance(Index sample, Range rows, const Area& own, bool more) const {
     const V floor = all<W>(call.relu ? 0.0f : -__builtin_inff());
     const Index start = sample * positions() * of.channels;
@@ -328,16 +279,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     const Index ahead = Base::ahead(of.channels * positions(), more, kRoomBytes);
     for (Index first = rows.first; first < rows.last; first += kGated) {
       const Index count = least(kGated, rows.last - first);
-      float* gates = Kept ? own.similarity + first * of.groups : own.similarity;
-      if constexpr (!Kept) {
-        Index row = 0;
-        for (; row + kSideBySide <= count; row += kSideBySide) {
-          find_similarity_again<kSideBySide>(x + (first + row) * of.channels, own, gates + row * of.groups);
-        }
-        for (; row < count; ++row) {
-          find_similarity_again<1>(x + (first + row) * of.channels, own, gates + row * of.groups);
-        }
-      }
+      float* gates = own.similarity + first * of.groups;
       find_gates(gates, count, own);
       for (Index row = 0; row < count; ++row) {
         const Index at = (first + row) * of.channels;
@@ -346,48 +288,26 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  template <bool Kept>
-  void enhance_as_asked(Index sample, Range rows, const Area& own, bool more) const {
-    if (call.residual != nullptr) {
-      enhance<true, false, Kept>(sample, rows, own, more);
-    } else if (streams) {
-      enhance<false, true, Kept>(sample, rows, own, more);
-    } else {
-      enhance<false, false, Kept>(sample, rows, own, more);
-    }
-  }
-
   // One sample by a team. Each thread adds up the parts' sums for itself: sooner done than waited for.
   void run_sample(Index sample, Team team, Area* parts, bool more) const {
     const Index size = positions() * of.channels, start = sample * size;
     const T* x = static_cast<const T*>(call.x) + start;
     const Range rows = team.share(positions());
-    if constexpr (Covariance::kWorthIt) {
-      if (takes_two_looks(of.channels, of.groups, positions())) {
-        return run_in_two_looks(sample, x, rows, team, parts, more);
-      }
-    }
     sum_columns(x, rows, parts[team.rank]);
     team.barrier();
-    find_semantic(sample, team, parts, nullptr, [](Index place) { return place; });
+    find_semantic(sample, team, parts);
     const T* next = more ? x + size : x;
     const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + start : next;
     find_similarity(x, early, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
-    enhance_as_asked<true>(sample, rows, parts[team.rank], more);
-  }
-
-  void run_in_two_looks(Index sample, const T* x, Range rows, Team team, Area* parts, bool more) const {
-    Area& own = parts[team.rank];
-    Covariance::find_origin(x, positions(), of.channels, own.origin);
-    sum_in_chunks(rows, own.sums, own.chunk_sums, Covariance::floats(of.channels),
-                  [&](Range chunk) { Covariance::gather(x, chunk, of.channels, own.origin, own.chunk_sums); });
-    team.barrier();
-    find_semantic(sample, team, parts, own.origin, Covariance::sum_at);
-    find_statistics_in_two_looks(sample, team, parts);
-    team.barrier();  // before the next sample's sums take the place of these
-    enhance_as_asked<false>(sample, rows, own, more);
+    if (call.residual != nullptr) {
+      enhance<true, false>(sample, rows, parts[team.rank], more);
+    } else if (streams) {
+      enhance<false, true>(sample, rows, parts[team.rank], more);
+    } else {
+      enhance<false, false>(sample, rows, parts[team.rank], more);
+    }
   }
 };
 

@@ -10,9 +10,7 @@
 //     y_i = relu(a_i x_i + residual_i)   the residual and the ReLU only where asked for
 //
 // g and s need all positions, so there are three passes over x: for g, for s, and for y. Memory should see one: x is
-// taken in tiles that stay in a cache between the passes, and of t, a d-th of x, a copy is kept in scratch memory. For
-// large float32 tiles of shallow groups two passes are enough: the first also gathers the covariances within the
-// groups, from which s follows (covariances.h), and the second forms t and y at once.
+// taken in tiles that stay in a cache between the passes, and of t, a d-th of x, a copy is kept in scratch memory.
 // Backward, with dy already 0 where the ReLU cut off (kappa = 1 / ((m - 1) s), or 0 where s = 0):
 //
 //     u_i  = f sigmoid'(gamma n_i + beta) (dy_i . x_i)      dbeta = sum_i u_i,  dgamma = sum_i u_i n_i
@@ -26,8 +24,9 @@
 // The tiles. NCHW (channels_first.h): one group of one sample, d rows of m neighbouring numbers; it fits the L2 cache.
 // NHWC (channels_last.h): one sample, m rows of C neighbouring numbers; L2 where it fits, else L3. Tiles of fewer
 // channels would fit L2, but their rows lie a power of two apart and share few of its sets: that was slower. Memory is
-// idle in the passes that read a cache, so they ask early for what comes next: the second for the residual, and the one
-// that writes for the next sample, where a cache has room for it, or for the rows that follow.
+// idle in the passes that read a cache, so they ask early for what comes next: the second for the residual or, where
+// there is none, for the next sample, and the one that writes for the next sample, where a cache has room for it, or for
+// the rows that follow.
 //
 //        NCHW, d = 3, W = 4 lanes                       NHWC, d = 2, W = 4 lanes: a block of 4 groups
 //
