@@ -245,7 +245,7 @@ def test_agrees_with_the_formula_at_the_sizes_of_networks(isa, shape, groups, la
 
 @LAYOUTS
 def test_what_no_cache_holds_is_written_past_them(isa, layout):
-    """y from 4 MiB on, and dx from 16 MiB."""
+    """y from 1 MiB on, and dx from 16 MiB."""
     torch.set_num_threads(2)
     check((5, 512, 41, 40), 64, torch.float32, layout, add=False, relu=False)
 

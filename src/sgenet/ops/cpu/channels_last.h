@@ -262,7 +262,6 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
           for (int h = 0; h < P::kVectors; ++h) out.v[h] += other.v[h];
         }
         for (int h = 0; h < P::kVectors; ++h) out.v[h] = at_least<W>(out.v[h], floor);
-        if (!Streams && !WithResidual) prefetch_early(y + at + Order::kAhead);  // to be written, a line is read first
         Streams ? out.stream(y + at) : out.write(y + at);
       });
     }

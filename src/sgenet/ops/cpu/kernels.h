@@ -59,9 +59,9 @@ namespace sgenet {
 namespace SGENET_ISA {
 
 // Outputs of at least this many bytes pass by the caches: stored the usual way, each line would be read first, and in
-// its place something would be thrown out that is needed sooner. A gradient is needed at once, by the layer before: it
-// does so only where no cache would hold it.
-constexpr Index kStreamedBytes = Index{4} << 20, kStreamedGradientBytes = Index{16} << 20;
+// its place something would be thrown out that is needed sooner. Whoever reads the output next does not lose by it; but
+// a gradient is read at once, by the layer before: it passes by only where no cache would hold it.
+constexpr Index kStreamedBytes = Index{1} << 20, kStreamedGradientBytes = Index{16} << 20;
 
 // Groups of fewer channels than this are rare enough for the path of one lane.
 constexpr int kShallowest = 4;
