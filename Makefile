@@ -20,7 +20,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
 
 demo: $(VENV)/.installed ## train a small ResNet plain, with SE and with SGE; write runs/demo/report.html
-	$(BIN)/sgenet demo
+	$(BIN)/sgenet study run demo --output runs/demo --workers 2
 
 test: lint ## check style and types, run the tests, measure coverage
 	$(PYTEST) -m "not slow"
@@ -51,7 +51,7 @@ pictures: demo $(VENV)/.installed-test ## take the README's pictures out of the 
 lock: $(VENV)/.installed-uv ## write requirements*.txt: the newest versions that pyproject.toml admits
 	$(COMPILE) --group installer --output-file requirements-uv.txt
 	$(COMPILE) --extra all --group build --group test pyproject.toml --output-file requirements-test.txt
-	$(COMPILE) --constraints requirements-test.txt --extra train --group build pyproject.toml \
+	$(COMPILE) --constraints requirements-test.txt --extra study --group build pyproject.toml \
 		--output-file requirements.txt
 	$(COMPILE) --constraints requirements-test.txt --group docs --output-file requirements-docs.txt
 

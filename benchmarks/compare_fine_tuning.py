@@ -19,8 +19,8 @@ from typing import Any
 import sgenet
 from sgenet.classification.progress import ConsoleProgress
 from sgenet.classification.run_folder import RunFolder
-from sgenet.demo.answer import compare
 from sgenet.errors import SgenetError
+from sgenet.study.statistics import compare
 
 MODEL = "resnet8_cifar"
 
@@ -71,7 +71,7 @@ def main() -> int:
         )
     difference = compare(attended, plain)
     low, high = difference.interval or (float("nan"), float("nan"))
-    print(f"with minus without: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}")
+    print(f"with minus without: {difference.difference:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}")
     print("top-1 right after insertion:", "identical" if same else "CHANGED")
     return 0 if same and not high < 0 else 1
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_help_names_every_command_and_every_setting(capsys):
     assert main([]) == 2
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("train", "eval", "predict", "demo", "bench", "models", "recipes"):
+    for command in ("train", "eval", "predict", "study", "bench", "models", "recipes"):
         assert f"\n  {command} " in text
         assert main([command, "--help"]) == 0
         assert f"usage: sgenet {command}" in capsys.readouterr().out
@@ -262,13 +263,69 @@ def test_models_and_recipes_are_listed(capsys):
     assert "imagenet_senet154" in capsys.readouterr().out
 
 
-def test_demo_passes_its_numbers_on(monkeypatch, tmp_path):
+@pytest.fixture
+def asked(monkeypatch):
+    """What `sgenet study run` asks for, which does not happen."""
     seen = {}
-    monkeypatch.setattr(
-        "sgenet.demo.run_demo", lambda output, **more: seen.update(output=output, **more), raising=False
-    )
-    assert main(["demo", "--output", str(tmp_path / "d"), "--seeds", "1", "--epochs", "2", "--val-size", "50"]) == 0
-    assert seen == {
-        "output": tmp_path / "d", "seeds": 1, "epochs": 2, "train_size": 4000, "val_size": 50, "image_size": 64,
-    }  # fmt: skip
-    assert torch.get_num_threads() >= 1
+
+    def run_study(definition, output, **more):
+        seen.update(definition=definition, output=output, **more)
+        return SimpleNamespace(stopped="", analysis=SimpleNamespace(failed={}))
+
+    monkeypatch.setattr("sgenet.study.run_study", run_study, raising=False)
+    return seen
+
+
+def test_a_study_takes_settings_of_training_for_all_of_its_trainings(asked):
+    words = ["study", "run", "sge-init", "--epochs", "3", "--data-options.train_size", "50", "--seeds", "7"]
+    assert main([*words, "--workers", "2", "--loader", "resident", "--time", "1.5"]) == 0
+    config = asked["definition"].config(asked["definition"].cells[0])
+    assert (config.epochs, config.data_options) == (3, {"train_size": 50})
+    assert asked["definition"].seeds == 7
+    assert asked["output"] == Path("runs/study-sge-init")
+    assert (asked["workers"], asked["seconds"], asked["machine"]) == (2, 90.0, {"loader": "resident"})
+
+
+def test_a_study_runs_on_other_data_by_another_recipe(asked):
+    words = ["--recipe", "cifar", "--data", "photos", "--model", "resnet20_cifar", "--budget", "tiny"]
+    assert main(["study", "run", "attention-comparison", *words]) == 0
+    config = asked["definition"].config(asked["definition"].cells[0])
+    assert (config.data, config.model, config.lr, config.data_options) == ("photos", "resnet20_cifar", 0.2, {})
+    assert asked["definition"].wiring
+    assert asked["output"] == Path("runs/study-attention-comparison-tiny")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study"], None),
+        (["study", "walk"], "`sgenet study` knows no 'walk'"),
+        (["study", "run", "sge-grups"], "Did you mean 'sge-groups'"),
+        (["study", "run", "sge-init", "--epoch", "3"], "there is no option --epoch. Did you mean 'epochs'"),
+        (["study", "run", "sge-groups", "--attention", "se"], "attention is what the factor 'groups'"),
+        (["study", "run", "sge-init", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
+        (["study", "run", "hosts"], "the study 'hosts' cannot be run yet"),
+        (["study", "run", "sge-init", "--workers", "0"], "workers=0 must be above 0"),
+        (["study", "run", "sge-init", "--storage", "mysql://x/y"], "sqlite:///FILE or postgresql://"),
+        (["study", "show", "nothing"], "there is no study and no file 'nothing'"),
+        (["study", "report", "."], "holds no study"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    if message is not None:
+        assert error.startswith("sgenet: error: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_study_is_shown_before_it_runs(capsys):
+    assert main(["study", "show", "se-reduction"]) == 0
+    text = capsys.readouterr().out
+    assert "arXiv 1709.01507v4, table 10" in text
+    assert "22.28 / 6.03" in text
+    assert "(baseline)" in text
+    assert main(["study", "list"]) == 0
+    assert "background-noise" in capsys.readouterr().out

@@ -88,10 +88,10 @@ _ROOMS = (
     "classification",
     "cost",
     "data",
-    "demo",
     "inference",
     "models",
     "ops",
+    "study",
     "surgery",
     "timing",
 )

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _FAILED, _USAGE_ERROR, _INTERRUPTED = 1, 2, 130
-_TRAIN_EXTRA = ("matplotlib", "pytorch_lightning", "rich", "tensorboard", "timm")
+_EXTRAS = {
+    "train": ("pytorch_lightning", "rich", "tensorboard", "timm"),
+    "study": ("jinja2", "markupsafe", "matplotlib", "optuna", "psycopg", "scipy", "sqlalchemy"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,9 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _TRAIN_EXTRA:
+        missing = (error.name or "").split(".")[0]
+        extra = next((extra for extra, names in _EXTRAS.items() if missing in names), None)
+        if extra is None:
             raise
-        return _fail(f"this needs {error.name}, which is not installed; `pip install sgenet[train]` brings it")
+        return _fail(f"this needs {error.name}, which is not installed; `pip install sgenet[{extra}]` brings it")
     except SgenetError as error:
         return _fail(str(error))
     except OSError as error:
@@ -372,19 +377,146 @@ def _add_checkpoint_and_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _demo(words: list[str]) -> int:
-    parser = _parser("demo", description="Train a small ResNet plain, with SE and with SGE, and write a report.")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the report (runs/demo)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each network (3)")
-    parser.add_argument("--epochs", type=int, default=10, help="of each training (10)")
-    parser.add_argument("--train-size", type=int, default=4000, help="training images (4000)")
-    parser.add_argument("--val-size", type=int, default=1000, help="validation images (1000)")
-    parser.add_argument("--image-size", type=int, default=64, help="their side, pixels (64)")
-    own = parser.parse_args(words)
-    from sgenet.demo import run_demo
+# --------------------------------------------------------------------------------------------- studies
 
-    run_demo(**vars(own))
+
+def _study(words: list[str]) -> int:
+    actions = {"list": _study_list, "run": _study_run, "show": _study_show, "report": _study_report}
+    if not words or words[0] in ("-h", "--help"):
+        print(_STUDY_HELP)
+        return 0 if words else _USAGE_ERROR
+    if words[0] not in actions:
+        hint = did_you_mean(words[0], actions) or f" There are {', '.join(actions)}."
+        raise UnknownNameError(f"`sgenet study` knows no '{words[0]}'.{hint}")
+    return actions[words[0]](words[1:])
+
+
+_STUDY_HELP = """usage: sgenet study list
+       sgenet study run NAME|FILE.yaml [--output DIR] [--storage URL] [--workers N] [--SETTING VALUE ...]
+       sgenet study show NAME|FILE.yaml|DIR
+       sgenet study report DIR [--storage URL]
+
+Fair comparisons: every network is trained from the same seeds, and differences are reported with their uncertainty.
+
+  list      studies that come with the package
+  run       train what a study lacks, and report; the same command goes on where it was, or joins in on another machine
+  show      a study's grid and the paper's figures; of a folder, how far it is
+  report    write the report of what is there
+
+`sgenet study run --help` tells more."""
+
+
+def _study_list(words: list[str]) -> int:
+    parser = _parser("study list", description="Studies that come with the package.")
+    parser.parse_args(words)
+    from sgenet.study import list_studies, load_study
+
+    for name in list_studies():
+        study = load_study(name)
+        size = "later: " + study.needs if study.needs else f"{len(study.combinations)} x {study.seeds} trainings"
+        print(f"{name:<22}{study.title} ({size})")
     return 0
+
+
+def _study_run(words: list[str]) -> int:
+    parser = _parser(
+        "study run",
+        description="Train what a study lacks, and report. Options that are none of these are settings of `sgenet "
+        "train`, for every training: --data, --model, --epochs ...",
+    )
+    parser.add_argument("study", metavar="NAME|FILE", help="one of `sgenet study list`, or a YAML file")
+    parser.add_argument("--output", type=Path, help="folder of runs and report (runs/study-NAME)")
+    parser.add_argument("--storage", metavar="URL", help="results elsewhere: sqlite:///FILE or postgresql://...")
+    parser.add_argument("--recipe", help="of every training, in the place of the study's own")
+    parser.add_argument("--seeds", type=int, help="how many, in the place of the study's own number")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at once on this machine (1)")
+    parser.add_argument("--threads", type=int, help="threads of each (the cores, shared between them)")
+    parser.add_argument("--budget", choices=("full", "tiny"), default="full", help="tiny: only see that all works")
+    parser.add_argument("--time", type=float, metavar="MINUTES", help="stop cleanly after so many")
+    parser.add_argument("--cells", type=int, metavar="N", help="train so many at most")
+    parser.add_argument("--heartbeat", type=int, metavar="SECONDS", help="how often workers say that they live (20)")
+    if "-h" in words or "--help" in words:
+        parser.print_help()
+        return 0
+    own, rest = parser.parse_known_args(words)
+    from sgenet.study import run_study
+    from sgenet.study.definition import MACHINE_SETTINGS, load_study
+
+    definition = load_study(own.study)
+    settings = _study_settings(own.recipe or definition.recipe, rest)
+    machine = {name: settings.pop(name) for name in MACHINE_SETTINGS if name in settings}
+    definition = definition.with_settings(own.recipe, own.seeds, **settings)
+    if own.budget == "tiny":
+        definition = definition.tiny()
+    tiny = "-tiny" if own.budget == "tiny" else ""
+    result = run_study(
+        definition,
+        own.output or Path("runs") / f"study-{definition.name}{tiny}",
+        storage=own.storage,
+        workers=own.workers,
+        seconds=None if own.time is None else 60 * own.time,
+        cells=own.cells,
+        threads=own.threads,
+        machine=machine,
+        **({} if own.heartbeat is None else {"heartbeat": own.heartbeat}),
+    )
+    if result.stopped:
+        print(f"stopped: {result.stopped}; the same command goes on where it was")
+    return _FAILED if result.analysis.failed else 0
+
+
+def _study_settings(recipe: str | None, words: list[str]) -> dict[str, Any]:
+    """The settings that the words name, and no others."""
+    if not words:
+        return {}
+    named = {word.partition("=")[0].partition(".")[0].removeprefix("--") for word in words if word.startswith("--")}
+    names = {name.removeprefix("no-").replace("-", "_") for name in named}
+    for name in sorted(names - {*field_types()}):
+        hint = did_you_mean(name, field_types())
+        raise ConfigError(f"there is no option --{name.replace('_', '-')}.{hint} `sgenet study run --help` tells more")
+    values = _parsed(make_config(recipe, **_known_model(words)), words)
+    return {name: values[name] for name in field_types() if name in names}
+
+
+def _known_model(words: list[str]) -> dict[str, Any]:
+    model = _glance(words).model
+    return {} if model is None else {"model": model}
+
+
+def _study_show(words: list[str]) -> int:
+    parser = _parser("study show", description="What a study asks; of a folder, how far it is.")
+    parser.add_argument("study", metavar="NAME|FILE|DIR", help="one of `sgenet study list`, a YAML file, or a folder")
+    parser.add_argument("--storage", metavar="URL", help="where its results are, if not in the folder")
+    own = parser.parse_args(words)
+    if Path(own.study).is_dir() or own.storage is not None:
+        from sgenet.study.analysis import analyse
+        from sgenet.study.running import open_study
+        from sgenet.study.table import summary
+
+        definition, state, _ = open_study(own.study, own.storage)
+        print(f"{definition.title}\n{definition.question}\n")
+        print(f"{len(state.results)} of {len(definition.cells)} trainings finished, {len(state.running)} running\n")
+        print(summary(analyse(definition, state)))
+        return 0
+    from sgenet.study.definition import load_study
+    from sgenet.study.table import plan
+
+    print(plan(load_study(own.study)))
+    return 0
+
+
+def _study_report(words: list[str]) -> int:
+    parser = _parser("study report", description="Write the report of what a study has found so far.")
+    parser.add_argument("output", metavar="DIR", help="folder of `sgenet study run`")
+    parser.add_argument("--storage", metavar="URL", help="where its results are, if not in the folder")
+    own = parser.parse_args(words)
+    from sgenet.study import write_report
+
+    print(f"Report: {write_report(own.output, own.storage).report}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------ the machine
 
 
 def _bench(words: list[str]) -> int:
@@ -474,7 +606,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train a network on images, or go on with a training that was stopped"),
     "eval": (_eval, "top-1 and top-5 of a run"),
     "predict": (_predict, "name what images show"),
-    "demo": (_demo, "train small networks with and without attention, and write a report"),
+    "study": (_study, "compare networks fairly, over seeds: list, run, show, report"),
     "bench": (_bench, "time a network with and without attention, or a module by itself"),
     "models": (_models, "list networks"),
     "doctor": (_doctor, "say what this machine has: devices, backends, and why one is missing"),

@@ -95,7 +95,7 @@ def no_work(monkeypatch):
         "classification.training.resume",
         "classification.evaluation.evaluate",
         "classification.prediction.predict",
-        "demo.run_demo",
+        "study.running.run_study",
         "bench.measuring.bench",
     ):
         monkeypatch.setattr(f"sgenet.{function}", begin)

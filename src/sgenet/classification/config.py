@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import types
 import typing
@@ -23,6 +24,7 @@ __all__ = [
     "make_config",
     "read_config",
     "suggest_recipe",
+    "to_words",
     "to_yaml",
 ]
 
@@ -224,6 +226,43 @@ def to_yaml(config: TrainConfig, *, comments: bool = True) -> str:
         line = f"{item.name}: {whole[1:-1]}"  # a list of one, because YAML ends a lone scalar with '...'
         lines.append(f"{line}  # {item.metadata['help']}" if comments else line)
     return "\n".join(lines) + "\n"
+
+
+def to_words(config: TrainConfig, recipe: str | None = None) -> list[str]:
+    """The words after `sgenet train` that give these settings: the recipe, and what differs from it.
+
+    Args:
+        config: Settings.
+        recipe: A name of `list_recipes()` or a YAML file; None for the defaults.
+
+    Returns:
+        Words, not yet quoted for a shell.
+
+    Examples:
+        >>> to_words(make_config("shapes", model="sge_resnet8_cifar", seed=1), "shapes")
+        ['--recipe', 'shapes', '--model', 'sge_resnet8_cifar', '--seed', '1']
+    """
+    decisive = {"model": config.model, **({} if config.weights is None else {"weights": config.weights})}
+    usual = make_config(recipe, **decisive)
+    words = ["--recipe", recipe or "default"]
+    for name in ("model", "weights"):
+        if getattr(config, name) != getattr(make_config(recipe), name):
+            words += [f"--{name}", str(getattr(config, name))]
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value != getattr(usual, item.name):
+            words += _as_words(f"--{item.name.replace('_', '-')}", value)
+    return words
+
+
+def _as_words(option: str, value: Any) -> list[str]:  # noqa: ANN401  # any setting
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [option, *map(str, value)]
+    if isinstance(value, dict):
+        return [option, json.dumps(value)]
+    return [option, "null" if value is None else str(value)]
 
 
 @cache

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from sgenet.classification.run_folder import EpochRow
 
 __all__ = ["ConsoleProgress", "Progress", "SilentProgress"]
 
@@ -20,8 +23,12 @@ class Progress(Protocol):
         """One optimisation step is done; metrics are the newest known, e.g. epoch, loss, top1."""
         ...
 
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch is done, and its checkpoint written."""
+        ...
+
     def line(self, text: str) -> None:
-        """A line that stays, e.g. the result of an epoch."""
+        """A line that stays, e.g. an epoch's result in words."""
         ...
 
     def stop(self) -> None:
@@ -40,6 +47,9 @@ class SilentProgress:
         """Nothing."""
 
     def advance(self, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def epoch(self, row: EpochRow) -> None:
         """Nothing."""
 
     def line(self, text: str) -> None:
@@ -87,6 +97,9 @@ class ConsoleProgress:
         """Move the bar by one step."""
         if self._bar is not None:
             self._bar.update(self._task, advance=1, metrics=_shown(metrics))
+
+    def epoch(self, row: EpochRow) -> None:
+        """Nothing: there is a line for it."""
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

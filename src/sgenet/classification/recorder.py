@@ -199,6 +199,7 @@ class Recorder(pl.Callback):
         self._writer.flush()
 
     def _tell(self, row: EpochRow, epochs: int) -> None:
+        self._progress.epoch(row)
         self._progress.line(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.3f} "
             f"top-1 {row.train_top1:5.1f}%  val loss {row.val_loss:.3f} top-1 {row.val_top1:6.2f}% "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from sgenet.surgery.sites import Position
 
 __all__ = ["add_named", "build", "create_model", "describe", "list_models", "split_name"]
 
+_ASKED = ("attention", "attention_options", "attention_position", "attention_stages")
 _HOST_ATTRIBUTE = "host_description"
 _PREFIXES = ("bam", "cbam", "eca", "gc", "ge", "se", "sge", "simam", "sk", "srm")
 _POSITIONS: dict[str, Position] = {"bam": "stage"}  # where the module's paper puts it, if not at the branch's end
@@ -37,7 +39,8 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
         pretrained: Load the host's weights from torchvision or timm, and start attention so that the output is kept.
             An error where there are none. The classifier is random where `num_classes` is not the weights'.
         **options: `attention` puts attention into a name without prefix, `attention_options` are the module's own, and
-            `attention_position` is another place than the module's usual one, see `sgenet.add_attention`; `stem`
+            `attention_position` is another place than the module's usual one, `attention_stages` only some stages, see
+            `sgenet.add_attention`; `stem`
             ("imagenet", or "small": 3x3 with stride 1 and no max-pool) for `resnet*` and `resnext*`; `stem_stride` (1
             or 2) for `*_cifar`; anything else goes to the host's own constructor.
 
@@ -58,7 +61,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
         >>> sum(p.numel() for p in model.parameters())
         25559080
     """
-    asked = {key: options.pop(key, None) for key in ("attention", "attention_options", "attention_position")}
+    asked = {key: options.pop(key, None) for key in _ASKED}
     host, attention = split_name(name, asked["attention"])
     _check_needs(attention, asked)
     module_options = dict(asked["attention_options"] or {})
@@ -67,7 +70,8 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
     model = create_host(host, num_classes, pretrained=pretrained, options=options)
     setattr(model, _HOST_ATTRIBUTE, {"name": host, "num_classes": num_classes, "options": options})
     if attention not in (None, "sk"):
-        add_named(model, host, attention, module_options, asked["attention_position"], keep_output=pretrained)
+        place = {"position": asked["attention_position"], "stages": asked["attention_stages"]}
+        add_named(model, host, attention, module_options, **place, keep_output=pretrained)
     return model
 
 
@@ -144,6 +148,7 @@ def add_named(
     attention: str,
     options: dict[str, Any],
     position: Position | None = None,
+    stages: int | Collection[int] | None = None,
     *,
     keep_output: bool = False,
 ) -> nn.Module:
@@ -155,6 +160,7 @@ def add_named(
         attention: Name of the module, not "sk".
         options: The module's.
         position: None for where the module's paper puts it.
+        stages: Only these; None for all.
         keep_output: Start as the identity.
 
     Returns:
@@ -165,7 +171,9 @@ def add_named(
     """
     fit = host not in ("resnet18", "resnet34")  # the paper's code has groups of one channel there
     position = position or _POSITIONS.get(attention, "residual")
-    return insert_attention(model, attention, options, keep_output=keep_output, fit=fit, position=position)
+    return insert_attention(
+        model, attention, options, keep_output=keep_output, fit=fit, position=position, stages=stages
+    )
 
 
 def split_name(name: str, asked: str | None = None) -> tuple[str, str | None]:
@@ -208,11 +216,11 @@ def _names() -> list[str]:
 
 def _check_needs(attention: str | None, asked: dict[str, Any]) -> None:
     """What is said of attention needs some, and what is said of its place needs one that is put into a place."""
-    for option in ("attention_options", "attention_position"):
+    for option in _ASKED[1:]:
         if attention is None and asked[option]:
             raise ConfigError(f"{option}={asked[option]} need attention; give one of {[*list_attention(), 'sk']}")
-    if attention == "sk" and asked["attention_position"]:
-        raise ConfigError(
-            f"attention_position='{asked['attention_position']}' is not possible with 'sk', which replaces "
-            "convolutions; leave it out"
-        )
+    for option in ("attention_position", "attention_stages"):
+        if attention == "sk" and asked[option]:
+            raise ConfigError(
+                f"{option}={asked[option]!r} is not possible with 'sk', which replaces convolutions; leave it out"
+            )

@@ -97,6 +97,7 @@ def insert_attention(
     keep_output: bool,
     fit: bool,
     position: Position = "residual",
+    stages: int | Collection[int] | None = None,
 ) -> nn.Module:
     """`add_attention` for networks whose options must not be adapted.
 
@@ -107,6 +108,7 @@ def insert_attention(
         keep_output: Start as the identity.
         fit: Adapt options to each place; False takes them as they are, and fails where they are impossible.
         position: As `add_attention`.
+        stages: As `add_attention`.
 
     Returns:
         `model`.
@@ -117,7 +119,7 @@ def insert_attention(
     cls = attention_class(name)
     _check_host(model)
     sites = find_sites(model, position)
-    chosen, passed_over = _choose(model, sites, position, None, "keep")
+    chosen, passed_over = _choose(model, sites, position, stages, "keep")
     plan = _Plan(name, cls, options, keep_output=keep_output, fit=fit)
     return _insert(model, plan, chosen, (*sites.passed_over, *passed_over), sites.part, None)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import sgenet
 from sgenet.data import ArraySource
-from sgenet.demo.pictures import data_samples, group_masks, mask_gallery
+from sgenet.study.pictures import data_samples, group_masks, mask_gallery
 
 
 def decode(uri):

@@ -1,0 +1,522 @@
+"""What a study asks: which settings are compared, over which seeds, on what, and what a paper found."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sgenet.classification.config import TrainConfig, field_types, make_config
+from sgenet.classification.recipes import read_yaml
+from sgenet.errors import ConfigError, did_you_mean
+from sgenet.study.presets import list_studies, study_file
+
+__all__ = ["MACHINE_SETTINGS", "Cell", "Combination", "Definition", "Factor", "Level", "Paper", "load_study"]
+
+# Where a machine may have its own value: they decide neither what is trained nor on what.
+MACHINE_SETTINGS = ("workers", "loader", "accelerator", "devices")
+
+_TINY_SEEDS = 2
+_TINY = {"epochs": 2, "image_size": 32, "batch_size": 32, "milestones": [1], "warmup_epochs": 0.0}
+_TINY_SHAPES = {"train_size": 64, "val_size": 64}
+_NAME = re.compile(r"[\w.+-]+")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One of the values that a factor takes.
+
+    Attributes:
+        name: What tables call it.
+        settings: The settings of `sgenet train` that make it what it is.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def number(self) -> float | None:
+        """The name as a number, for an axis; None where it is none."""
+        try:
+            value = float(self.name)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Something that a study varies.
+
+    Attributes:
+        name: E.g. "attention".
+        levels: Its values, in the order of tables.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+
+    def level(self, name: str) -> Level:
+        """The level of this name."""
+        return next(level for level in self.levels if level.name == name)
+
+    @property
+    def settings(self) -> set[str]:
+        """The settings that decide between its levels, e.g. "model" or "attention_options.groups"."""
+        return {path for level in self.levels for path in _paths(level.settings)}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper printed for the same question, to stand beside what is found here.
+
+    Attributes:
+        source: Where, e.g. "arXiv 1709.01507v4, table 10".
+        setting: On what data, with which network and schedule.
+        metric: What its figures are, e.g. "top-1 error, %".
+        figures: A figure, or words, by the name of a combination ("16", or "resnet50 / se").
+        differs: What is different here, besides data and schedule.
+    """
+
+    source: str
+    setting: str = ""
+    metric: str = ""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One level of each factor.
+
+    Attributes:
+        levels: Names of levels by names of factors.
+    """
+
+    levels: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """All levels in a row, e.g. "resnet50 / se"."""
+        return " / ".join(self.levels.values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid.
+
+    Attributes:
+        combination: Levels of all factors.
+        seed: Of the training.
+    """
+
+    combination: Combination
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """What it is called in the storage: "attention=se, seed=0"."""
+        return ", ".join([*(f"{f}={level}" for f, level in self.combination.levels.items()), f"seed={self.seed}"])
+
+    @property
+    def folder(self) -> str:
+        """What its run folder is called."""
+        return re.sub(r"[^\w.+=-]+", "_", self.key.replace(", ", "-"))
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A study.
+
+    Attributes:
+        name: A short name, of letters, digits and "_.+-".
+        title: What it is about, as a heading.
+        question: What it asks, in a sentence or two.
+        factors: What it varies; its cells are all combinations of their levels with all seeds.
+        compare: The factor whose levels are compared with each other; the others are circumstances.
+        baseline: The level of `compare` that the others are compared with.
+        seeds: How many seeds: 0, 1, ...
+        recipe: The recipe of every training.
+        settings: What every training changes of it.
+        trend: A factor whose levels are numbers, along which differences may grow or shrink; or None.
+        spread: What the difference between two trainings of one seed is expected to vary by, from seed to seed: a
+            standard deviation in points of top-1; or None.
+        spread_source: How that is known.
+        paper: What a paper found, or None.
+        needs: Why it cannot be run yet, or None.
+        wiring: Whether it only shows that all parts work together; then its report draws no conclusion.
+        sections: What its report has besides figures: "samples" of the data, "masks" of SGE, "times" measured.
+    """
+
+    name: str
+    title: str
+    question: str
+    factors: tuple[Factor, ...]
+    compare: str
+    baseline: str
+    seeds: int
+    recipe: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trend: str | None = None
+    spread: float | None = None
+    spread_source: str = ""
+    paper: Paper | None = None
+    needs: str | None = None
+    wiring: bool = False
+    sections: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def factor(self) -> Factor:
+        """The factor whose levels are compared."""
+        return self._factor(self.compare)
+
+    @property
+    def circumstances(self) -> tuple[Factor, ...]:
+        """The other factors."""
+        return tuple(f for f in self.factors if f.name != self.compare)
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """All combinations of levels; those of the compared factor vary fastest."""
+        names = [f.name for f in self.factors]
+        ordered = [*self.circumstances, self.factor]
+        found = []
+        for levels in itertools.product(*(f.levels for f in ordered)):
+            chosen = {f.name: level.name for f, level in zip(ordered, levels, strict=True)}
+            found.append(Combination({name: chosen[name] for name in names}))
+        return tuple(found)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All trainings, seed after seed, so that a study that stops early has compared what it has."""
+        return tuple(Cell(c, seed) for seed in range(self.seeds) for c in self.combinations)
+
+    @property
+    def comparisons(self) -> int:
+        """How many differences the study tests."""
+        circumstances = math.prod(len(f.levels) for f in self.circumstances)
+        others = len(self.factor.levels) - 1
+        return others * (
+            circumstances + (0 if self.trend is None else circumstances // len(self._factor(self.trend).levels))
+        )
+
+    def overrides(self, cell: Cell) -> dict[str, Any]:
+        """What a cell changes of the recipe."""
+        changed: dict[str, Any] = copy.deepcopy(dict(self.settings))
+        for factor in self.factors:
+            _merge(changed, factor.level(cell.combination.levels[factor.name]).settings)
+        return changed | {"seed": cell.seed}
+
+    def config(self, cell: Cell, output: str | Path | None = None, **machine: Any) -> TrainConfig:  # noqa: ANN401
+        """The settings of a cell's training.
+
+        Args:
+            cell: One of `cells`.
+            output: Its run folder.
+            **machine: Settings of `MACHINE_SETTINGS`, and `data` where it lies elsewhere on this machine.
+
+        Returns:
+            Checked settings.
+        """
+        changed = self.overrides(cell)
+        usual = make_config(self.recipe, **{name: changed[name] for name in ("model", "weights") if name in changed})
+        for name, value in changed.items():
+            if isinstance(value, Mapping) and value:  # what a recipe says of networks, modules and data holds, too
+                changed[name] = {**getattr(usual, name), **value}
+        own = {"output": None if output is None else str(output)}
+        return make_config(self.recipe, **{**changed, **machine, **own})
+
+    def with_settings(self, recipe: str | None = None, seeds: int | None = None, **settings: Any) -> Definition:  # noqa: ANN401
+        """The same study on other data, by another recipe, with other settings or more seeds.
+
+        Args:
+            recipe: A recipe in the place of its own; None keeps it.
+            seeds: How many; None keeps them.
+            **settings: Settings of `sgenet train`.
+
+        Returns:
+            A new definition.
+
+        Raises:
+            ConfigError: If a setting is what a factor varies, or no setting at all.
+        """
+        for path in _paths(settings):
+            factor = next((f for f in self.factors if path in f.settings), None)
+            if factor is not None:
+                raise ConfigError(
+                    f"{path} is what the factor '{factor.name}' of the study '{self.name}' varies; leave it out, or "
+                    "write a study file of your own (`sgenet study show` prints this one)"
+                )
+        for name in ("seed", "output"):
+            if name in settings:
+                raise ConfigError(f"{name} is what the study decides for each training; leave it out")
+        merged: dict[str, Any] = copy.deepcopy(dict(self.settings))
+        if settings.get("data", merged.get("data", "shapes")) != "shapes":
+            merged.pop("data_options", None)  # those of another data set
+        _merge(merged, settings)
+        return replace(
+            self, recipe=recipe or self.recipe, settings=merged, seeds=self.seeds if seeds is None else seeds
+        )
+
+    def tiny(self) -> Definition:
+        """The smallest study with the same cells, but for the seeds: it shows that everything works, and no more."""
+        settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
+        varied = set().union(*(f.settings for f in self.factors))
+        usual = make_config(self.recipe, **self.overrides(self.cells[0]))
+        small = {k: v for k, v in _TINY.items() if k not in varied}
+        if usual.schedule == "plateau":
+            small["epochs"] = 2
+        if usual.schedule != "step":
+            small.pop("milestones", None)
+        _merge(settings, small)
+        if usual.data == "shapes":
+            _merge(settings, {"data_options": dict(_TINY_SHAPES)})
+        return replace(self, settings=settings, seeds=min(self.seeds, _TINY_SEEDS), wiring=True, sections=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The definition as JSON-able values, of which `from_dict` makes it again."""
+        values = asdict(self)
+        values["factors"] = {f.name: {level.name: dict(level.settings) for level in f.levels} for f in self.factors}
+        values["sections"] = list(self.sections)
+        return dict(json.loads(json.dumps(values)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], origin: str = "the study") -> Definition:
+        """A definition from what a YAML file or a storage holds.
+
+        Args:
+            values: As `to_dict` gives it, or as files have it.
+            origin: What errors call it.
+
+        Returns:
+            The checked definition.
+
+        Raises:
+            ConfigError: If something is missing, unknown, or does not fit.
+        """
+        return _from_values(dict(values), origin)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What two runs of one study must have in common: all that decides what is trained.
+
+        Not the number of seeds, of which there may be more later, nor where a machine keeps the data.
+        """
+        varied = {path.partition(".")[0] for f in self.factors for path in f.settings}
+        apart = {*MACHINE_SETTINGS, "seed", "output", *varied}
+        same = {name: value for name, value in asdict(self.config(self.cells[0])).items() if name not in apart}
+        same |= {name: self.settings[name] for name in varied if name in self.settings}
+        same["data"] = Path(str(same.get("data", ""))).name
+        factors = {f.name: {level.name: dict(level.settings) for level in f.levels} for f in self.factors}
+        whole = {"compare": self.compare, "baseline": self.baseline, "factors": factors, "settings": same}
+        return dict(json.loads(json.dumps(whole)))
+
+    def _factor(self, name: str) -> Factor:
+        return next(f for f in self.factors if f.name == name)
+
+
+def load_study(name_or_path: str) -> Definition:
+    """A study by its name, or from a YAML file.
+
+    Args:
+        name_or_path: One of `list_studies()`, or a file.
+
+    Returns:
+        The checked definition.
+
+    Raises:
+        UnknownNameError: If there is neither.
+        ConfigError: If the file cannot be used.
+
+    Examples:
+        >>> [level.name for level in load_study("se-reduction").factor.levels]
+        ['none', '2', '4', '8', '16', '32']
+    """
+    path = study_file(name_or_path)
+    origin = f"the study '{name_or_path}'" if name_or_path in list_studies() else str(path)
+    return _from_values({"name": path.stem, **read_yaml(path)}, origin)
+
+
+# ------------------------------------------------------------------------------------- reading and checking
+
+
+_KEYS = {
+    "name": str, "title": str, "question": str, "factors": dict, "compare": str, "baseline": str, "seeds": int,
+    "recipe": str, "settings": dict, "trend": str, "spread": float, "spread_source": str, "paper": dict, "needs": str,
+    "wiring": bool, "sections": list,
+}  # fmt: skip
+_SECTIONS = ("samples", "masks", "times")
+
+
+def _from_values(values: dict[str, Any], origin: str) -> Definition:
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise ConfigError(
+                f"{origin}: there is no '{key}'.{did_you_mean(str(key), _KEYS)} Known: {', '.join(_KEYS)}"
+            )
+        values[key] = _typed(key, value, origin)
+    for key in ("factors", "seeds"):
+        if key not in values:
+            raise ConfigError(f"{origin} has no '{key}'; a study needs factors and seeds")
+    factors = tuple(_factor(str(name), levels, origin) for name, levels in values["factors"].items())
+    if not factors:
+        raise ConfigError(f"{origin} has no factors, so its grid is empty; name at least one, with two levels")
+    compare = values.get("compare", factors[0].name)
+    compared = next((f for f in factors if f.name == compare), None)
+    if compared is None:
+        raise ConfigError(f"{origin}: compare names the factor '{compare}', but there is {_listed(factors)}")
+    rest = {key: values[key] for key in values.keys() - {"factors", "compare", "paper", "sections"}}
+    paper = values.get("paper")
+    return Definition(
+        **{
+            "title": rest["name"], "question": "", "baseline": compared.levels[0].name if compared.levels else "",
+            **{key: value for key, value in rest.items() if value is not None},
+        },
+        factors=factors,
+        compare=compare,
+        paper=None if paper is None else _paper(paper, origin),
+        sections=tuple(values.get("sections") or ()),
+    )  # fmt: skip
+
+
+def _typed(key: str, value: Any, origin: str) -> Any:  # noqa: ANN401  # what YAML holds
+    hint = _KEYS[key]
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a level such as 16
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if value is None and key not in ("factors", "seeds"):
+        return None
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        words = {dict: "a mapping", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        raise ConfigError(f"{origin}: {key}={value!r} must be {words.get(hint, 'a list')}")
+    return value
+
+
+def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # what YAML holds
+    """A factor from names of levels with their settings, or from a list of values of the setting it is named after."""
+    if not levels or not isinstance(levels, Mapping | Sequence) or isinstance(levels, str):
+        raise ConfigError(f"{origin}: the factor '{name}' has no levels, so the grid is empty; give it at least two")
+    if isinstance(levels, Mapping):
+        pairs = [(str(level), {} if settings is None else settings) for level, settings in levels.items()]
+    else:
+        setting = name.partition(".")[0]
+        if setting not in field_types():
+            raise ConfigError(
+                f"{origin}: the factor '{name}' is no setting of `sgenet train`.{did_you_mean(setting, field_types())} "
+                "A factor with a list of values must be named like one; any other needs settings for each level"
+            )
+        pairs = [(str(value), _nested(name, value)) for value in levels]
+    for level, settings in pairs:
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{origin}: the level '{level}' of '{name}' must hold settings, not {settings!r}")
+        for setting in settings:
+            if setting not in field_types():
+                raise ConfigError(
+                    f"{origin}: the factor '{name}' varies '{setting}', which is no setting of `sgenet train`."
+                    f"{did_you_mean(str(setting), field_types())}"
+                )
+    return Factor(name, tuple(Level(level, dict(settings)) for level, settings in pairs))
+
+
+def _paper(values: Mapping[str, Any], origin: str) -> Paper:
+    known = set(Paper.__dataclass_fields__)
+    unknown = values.keys() - known
+    if unknown or "source" not in values:
+        raise ConfigError(f"{origin}: paper holds {', '.join(sorted(known))}; it must have a source, and no {unknown}")
+    figures = {str(name): str(figure) for name, figure in dict(values.get("figures") or {}).items()}
+    words = {name: str(value) for name, value in values.items() if name != "figures"}
+    return Paper(**words, figures=figures)
+
+
+def _check(study: Definition) -> None:
+    if not _NAME.fullmatch(study.name):
+        raise ConfigError(f"a study's name may have letters, digits and _.+- only, not '{study.name}'")
+    if study.seeds < 1:
+        raise ConfigError(f"seeds={study.seeds} must be 1 or more: without seeds the grid is empty")
+    if study.spread is not None and not study.spread > 0:
+        raise ConfigError(f"spread={study.spread} must be above 0: it is a standard deviation in points")
+    names = [f.name for f in study.factors]
+    if study.compare not in names:
+        raise ConfigError(f"compare names the factor '{study.compare}', but there is {_listed(study.factors)}")
+    for factor in study.factors:
+        _check_levels(study, factor)
+    if study.baseline not in [level.name for level in study.factor.levels]:
+        known = ", ".join(level.name for level in study.factor.levels)
+        raise ConfigError(f"baseline='{study.baseline}' is no level of '{study.compare}'; there are {known}")
+    _check_trend(study)
+    _check_extras(study)
+    if study.needs is None:
+        for combination in study.combinations:
+            study.config(Cell(combination, 0))
+
+
+def _check_extras(study: Definition) -> None:
+    folders: dict[str, str] = {}
+    for combination in study.combinations:
+        other = folders.setdefault(Cell(combination, 0).folder, combination.name)
+        if other != combination.name:
+            raise ConfigError(f"'{other}' and '{combination.name}' would share a folder; give one of them another name")
+    unknown = set(study.sections) - set(_SECTIONS)
+    if unknown:
+        raise ConfigError(f"sections may be {', '.join(_SECTIONS)}, not {', '.join(sorted(unknown))}")
+    for setting in study.settings:
+        if setting not in field_types():
+            raise ConfigError(f"settings: there is no setting '{setting}'.{did_you_mean(str(setting), field_types())}")
+
+
+def _check_levels(study: Definition, factor: Factor) -> None:
+    names = [level.name for level in factor.levels]
+    least = 2 if factor.name == study.compare else 1
+    if len(names) < least:
+        raise ConfigError(f"the factor '{factor.name}' has {len(names)} levels; give it at least {least}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"the factor '{factor.name}' has a level twice: {', '.join(names)}")
+    shared = {p for f in study.factors if f is not factor for p in f.settings} & factor.settings
+    if shared:
+        raise ConfigError(f"two factors vary {', '.join(sorted(shared))}; each setting may be varied by one")
+
+
+def _check_trend(study: Definition) -> None:
+    if study.trend is None:
+        return
+    factor = next((f for f in study.circumstances if f.name == study.trend), None)
+    if factor is None:
+        others = ", ".join(f.name for f in study.circumstances) or "no other factor"
+        raise ConfigError(f"trend='{study.trend}' must be a factor other than '{study.compare}'; there is {others}")
+    if len(factor.levels) < 2 or any(level.number is None for level in factor.levels):
+        raise ConfigError(f"the levels of '{study.trend}' must be two numbers or more to show a trend")
+
+
+def _listed(factors: Sequence[Factor]) -> str:
+    return ", ".join(f"'{f.name}'" for f in factors)
+
+
+def _paths(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{inner}" for inner in value)
+        else:
+            yield name
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:  # noqa: ANN401  # any setting
+    name, _, inner = path.partition(".")
+    return {name: {inner: value} if inner else value}
+
+
+def _merge(into: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Options of networks, modules and data add up, unless there are to be none; any other setting is replaced."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value and isinstance(into.get(name), Mapping):
+            into[name] = {**into[name], **value}
+        else:
+            into[name] = copy.deepcopy(value)

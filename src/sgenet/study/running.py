@@ -1,0 +1,363 @@
+"""Run a study on this machine: enter its cells, start workers, watch them, and report what is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sgenet.errors import ConfigError, RunError
+from sgenet.study.analysis import Analysis, analyse
+from sgenet.study.definition import MACHINE_SETTINGS, Definition
+from sgenet.study.storage import HEARTBEAT_SECONDS, State, Storage, file_url
+from sgenet.study.working import STOPPED, URL_VARIABLE, Task
+
+if TYPE_CHECKING:
+    from sgenet.classification.progress import Progress
+
+__all__ = ["StudyResult", "open_study", "run_study", "write_report"]
+
+_POLL_SECONDS = 0.5
+_MOST_KILLED = 30  # workers that were killed, in one call: beyond, something on this machine kills them all
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study as a call left it.
+
+    Attributes:
+        output: Its folder.
+        report: The report, one HTML file.
+        analysis: What the results say.
+        stopped: Why it ended before all cells were trained; empty where it did not.
+    """
+
+    output: Path
+    report: Path
+    analysis: Analysis
+    stopped: str = ""
+
+
+def run_study(
+    definition: Definition,
+    output: str | Path,
+    *,
+    storage: str | None = None,
+    workers: int = 1,
+    seconds: float | None = None,
+    cells: int | None = None,
+    threads: int | None = None,
+    heartbeat: int = HEARTBEAT_SECONDS,
+    machine: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Train what a study lacks, and report.
+
+    What is finished is not repeated, and what was interrupted goes on where its last checkpoint is. The same call on
+    another machine, with the same storage, joins in.
+
+    Args:
+        definition: The study.
+        output: Its folder: runs, report and, unless `storage` is given, results. Its name is the study's name in the
+            storage.
+        storage: Where results go: `sqlite:///FILE` or `postgresql://...`; a file in `output` if not given.
+        workers: How many cells are trained at once on this machine.
+        seconds: Stop cleanly after so many; None: when all is done.
+        cells: Train so many cells at most; None: all.
+        threads: Threads of torch for each worker; the machine's cores shared between them if not given. On a CPU they
+            are part of what makes a result repeatable bit for bit.
+        heartbeat: Seconds between two signs of life of a worker; one that is silent for three times as long is taken
+            for dead, and its cell given to another.
+        machine: Settings of `sgenet train` that belong to this machine: workers (of images), loader, accelerator,
+            devices, and data where they lie elsewhere here.
+        progress: Where to show how far the study is; the console if not given.
+
+    Returns:
+        What is there now, and where the report is.
+
+    Raises:
+        SgenetError: Before any work, if the definition, the folder, the data or the storage cannot be used; later, if
+            no worker can go on. What is finished stays.
+        KeyboardInterrupt: If the user stops it; the same call goes on where it was.
+    """
+    output = Path(output)
+    _check_call(definition, workers, seconds, cells, machine or {})
+    if progress is None:
+        from sgenet.classification.progress import ConsoleProgress
+
+        progress = ConsoleProgress()
+    _claim(output, storage)
+    url = file_url(output) if storage is None else storage
+    opened = Storage(url, output.name, heartbeat)
+    costs = _costs(definition, machine or {})
+    definition = opened.enter(definition)
+    opened.note_costs(costs)
+    for sentence in _before(definition):
+        progress.line(sentence)
+    share = max(1, (os.cpu_count() or 1) // workers)
+    task = Task(
+        opened.name, str(output.absolute()), uuid.uuid4().hex, cells, threads or share, heartbeat, dict(machine or {})
+    )
+    stopped = _Crew(task, url, workers, output).watch(opened, definition, seconds, progress)
+    return _reported(opened, definition, output, stopped, machine or {}, progress)
+
+
+def open_study(output: str | Path, storage: str | None = None) -> tuple[Definition, State, Storage]:
+    """A study that was run, or is being run.
+
+    Args:
+        output: Its folder.
+        storage: As for `run_study`.
+
+    Returns:
+        What it asks, how far it is, and where its results are.
+
+    Raises:
+        RunError: If there is none.
+    """
+    output = Path(output)
+    if storage is None and not (output / "study.db").is_file():
+        raise RunError(f"'{output}' holds no study; give the folder of `sgenet study run`, or its --storage")
+    opened = Storage(file_url(output) if storage is None else storage, output.name)
+    return opened.definition(), opened.state(), opened
+
+
+def write_report(output: str | Path, storage: str | None = None) -> StudyResult:
+    """Report what a study has found so far.
+
+    Args:
+        output: Its folder; the report goes there: `report.html`, `report.md` and `results.csv`.
+        storage: As for `run_study`.
+
+    Returns:
+        What is there, and where the report is.
+
+    Raises:
+        RunError: If there is no study, or the folder cannot be written.
+    """
+    from sgenet.classification.progress import SilentProgress
+
+    definition, _, opened = open_study(output, storage)
+    return _reported(opened, definition, Path(output), "", {}, SilentProgress())
+
+
+def _reported(
+    opened: Storage,
+    definition: Definition,
+    output: Path,
+    stopped: str,
+    machine: Mapping[str, Any],
+    progress: Progress,
+) -> StudyResult:
+    from sgenet.study.report import write_reports
+    from sgenet.study.sections import gather
+    from sgenet.study.table import summary
+
+    analysis = analyse(definition, opened.state())
+    sections = gather(analysis, opened, output, machine)
+    report = write_reports(analysis, opened.costs(), output, sections)
+    progress.line(f"\n{summary(analysis)}\nReport: {report}")
+    return StudyResult(output, report, analysis, stopped)
+
+
+# ------------------------------------------------------------------------------------------- before any work
+
+
+def _check_call(
+    definition: Definition, workers: int, seconds: float | None, cells: int | None, machine: Mapping[str, Any]
+) -> None:
+    if definition.needs is not None:
+        raise ConfigError(f"the study '{definition.name}' cannot be run yet: {definition.needs}")
+    for name, value in (("workers", workers), ("time", seconds), ("cells", cells)):
+        if value is not None and value <= 0:
+            raise ConfigError(f"{name}={value} must be above 0")
+    for name in machine:
+        if name not in (*MACHINE_SETTINGS, "data"):
+            raise ConfigError(f"'{name}' belongs to the study, not to a machine; change the definition")
+
+
+def _claim(output: Path, storage: str | None) -> None:
+    """See that the folder is a study's, or make it one."""
+    try:
+        if output.is_dir() and any(output.iterdir()) and not any((output / n).exists() for n in ("study.db", "runs")):
+            raise RunError(f"'{output}' is not empty and holds no study; choose another --output")
+        (output / "runs").mkdir(parents=True, exist_ok=True)
+        if storage is None and not os.access(output, os.W_OK):
+            raise RunError(f"'{output}' cannot be written: no permission; choose another --output")
+    except OSError as error:
+        raise RunError(f"'{output}' cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def _costs(definition: Definition, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each combination's network costs; building them all also shows that their names and options are right."""
+    from dataclasses import asdict
+
+    from sgenet.classification.images import open_config_data
+    from sgenet.cost import count
+    from sgenet.models import create_model
+    from sgenet.study.definition import Cell
+
+    costs, classes = {}, None
+    for combination in definition.combinations:
+        config = definition.config(Cell(combination, 0), **machine)
+        if classes is None:
+            classes = len(open_config_data(config).classes)
+        network = create_model(
+            config.model,
+            num_classes=classes,
+            attention=config.attention,
+            attention_options=config.attention_options,
+            **config.model_options,
+        )
+        costs[combination.name] = asdict(count(network, (1, 3, config.image_size, config.image_size)))
+    return costs
+
+
+def _before(definition: Definition) -> Iterator[str]:
+    from sgenet.study.wording import detectable
+
+    cells = len(definition.cells)
+    yield f"{definition.title}: {len(definition.combinations)} networks x {definition.seeds} seeds, {cells} trainings"
+    yield detectable(definition, definition.spread, definition.spread_source)
+
+
+# ------------------------------------------------------------------------------------------------ the workers
+
+
+class _Crew:
+    """The workers of this machine: processes, so that one that dies takes nothing with it."""
+
+    def __init__(self, task: Task, url: str, size: int, output: Path) -> None:
+        self._task, self._url, self._size = task, url, size
+        self._logs = output / "workers"
+        self._processes: dict[subprocess.Popen[bytes], Path] = {}
+        self._killed = 0
+        self._started = 0
+
+    def watch(self, storage: Storage, definition: Definition, seconds: float | None, progress: Progress) -> str:
+        """Show how far the study is until the workers are done; why they were stopped, if they were."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        shown = _Shown(definition, progress)
+        stopped = ""
+        try:
+            with self._at_work():
+                while self._processes:
+                    shown.update(storage.state())
+                    if deadline is not None and time.monotonic() >= deadline:
+                        stopped = "the time is up"
+                        self._stop()
+                        break
+                    self._look_after()
+                    time.sleep(_POLL_SECONDS)
+                shown.update(storage.state())
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                "stopped; what is finished is kept, and the same command goes on where it was"
+            ) from stop
+        finally:
+            progress.stop()
+        return stopped
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for _ in range(self._size):
+            self._start()
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        self._started += 1
+        log = self._logs / f"{os.getpid()}-{self._started}.log"
+        command = [sys.executable, "-m", "sgenet.study.working", self._task.to_json()]
+        with log.open("wb") as file:
+            # In a session of its own: the terminal's Ctrl+C comes here alone, and is handed on once.
+            process = subprocess.Popen(
+                command,
+                env=os.environ | {URL_VARIABLE: self._url},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes[process] = log
+
+    def _look_after(self) -> None:
+        """Replace workers that were killed; take those that are done off the list."""
+        for process in [p for p in self._processes if p.poll() is not None]:
+            log = self._processes.pop(process)
+            code = process.returncode
+            if code in (0, STOPPED):
+                continue
+            if code > 0:
+                raise RunError(f"a worker ended with status {code}: {_last_line(log)} (its log: {log})")
+            self._killed += 1
+            if self._killed > _MOST_KILLED:
+                raise RunError(
+                    f"{self._killed} workers were killed (the last by signal {-code}); is memory short? Fewer workers "
+                    "may help; what is finished is kept"
+                )
+            self._start()
+
+    def _stop(self) -> None:
+        """Ask all to stop, and wait until they have given back what they were at."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
+
+class _Shown:
+    """The study as one bar, over the epochs of all its trainings, whoever trains them."""
+
+    def __init__(self, definition: Definition, progress: Progress) -> None:
+        self._definition, self._progress = definition, progress
+        self._epochs = definition.config(definition.cells[0]).epochs
+        self._cells = {cell.key for cell in definition.cells}
+        self._told: set[str] | None = None
+        self._done = 0
+
+    def update(self, state: State) -> None:
+        """Show what is new."""
+        finished = state.results.keys() & self._cells
+        running = [last for last in state.running.values() if last is not None]
+        done = len(finished) * self._epochs + sum(epoch for epoch, _ in running)
+        if self._told is None:
+            self._told = set(finished)
+            self._done = done
+            if finished:
+                self._progress.line(f"{len(finished)} of {len(self._cells)} trainings are there already.")
+            self._progress.start(self._definition.name, len(self._cells) * self._epochs, done)
+        metrics = {"trained": float(len(finished))}
+        if running:
+            metrics["top1"] = running[-1][1]
+        for _ in range(done - self._done):
+            self._progress.advance(metrics)
+        self._done = max(done, self._done)
+        for key in sorted(finished - self._told):
+            result = state.results[key]
+            seconds = sum(row.seconds for row in result.history)
+            self._told.add(key)
+            self._progress.line(
+                f"[{len(self._told)}/{len(self._cells)}] {key}: top-1 {result.top1:.2f}%, {seconds:.0f} s of training"
+            )
+        for key in sorted(state.failed.keys() - self._told):
+            self._told.add(key)
+            self._progress.line(f"failed: {key}: {state.failed[key]}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("sgenet: error: ") if lines else "it said nothing"

@@ -1,0 +1,493 @@
+"""Where a study keeps what it found: an Optuna storage, in a file or on a server that several machines share.
+
+Each cell of the grid is entered as a trial that waits. A worker takes one, tells the storage every few seconds that it
+is alive, and completes it with its result. A trial whose worker falls silent is failed, and entered again in its place;
+what a worker says of a trial that was taken from it is refused. So there is at most one result a cell.
+
+Everything a report needs is in the storage; run folders may lie on other machines.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from sgenet.classification.run_folder import EpochRow
+from sgenet.errors import ConfigError, RunError
+from sgenet.study.definition import Cell, Definition
+
+__all__ = ["Claim", "Result", "State", "Storage", "Superseded", "file_url", "shown_url"]
+
+HEARTBEAT_SECONDS = 20
+"""How often a worker says that it is alive; one that has not for three times as long is taken for dead."""
+
+_FILE_TIMEOUT = 120  # seconds that a process waits for others to finish writing to a file
+_SERVER_TIMEOUT = 15
+_MOST_SEEDS = 10_000
+_DEFINITION, _COSTS, _TIMES = "definition", "costs", "times"  # of the study
+_CELL, _ERROR, _SESSION, _RESULT = "cell", "error", "session", "result"  # of a trial
+
+
+class Superseded(Exception):  # noqa: N818  # no error: what it says is that there is nothing more to do
+    """The trial was given to another worker, because this one was silent for too long."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell's training came to.
+
+    Attributes:
+        history: One row an epoch.
+        command: The command line that repeats it.
+        run: Its run folder, on the machine that finished it.
+        environment: Of that machine, see `describe_environment`.
+    """
+
+    history: tuple[EpochRow, ...]
+    command: str
+    run: str
+    environment: Mapping[str, Any]
+
+    @property
+    def top1(self) -> float:
+        """Validation top-1 of the last epoch, percent."""
+        return self.history[-1].val_top1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values."""
+        rows = [list(asdict(row).values()) for row in self.history]
+        return {"history": rows, "command": self.command, "run": self.run, "environment": dict(self.environment)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Result:
+        """What `to_dict` gave."""
+        names = [item.name for item in fields(EpochRow)]
+        history = tuple(EpochRow(**dict(zip(names, row, strict=True))) for row in values["history"])
+        return cls(history, values["command"], values["run"], values["environment"])
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a study is.
+
+    Attributes:
+        results: By cell.
+        running: Cells at work, each with the last epoch that it has told of and that epoch's top-1, or None.
+        waiting: Cells that nobody has taken.
+        failed: Cells that cannot be trained, with the reason.
+    """
+
+    results: Mapping[str, Result]
+    running: Mapping[str, tuple[int, float] | None]
+    waiting: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+class Claim:
+    """A cell that is this worker's to train.
+
+    Attributes:
+        cell: Which.
+    """
+
+    def __init__(self, cell: Cell, trial: Trial) -> None:
+        self.cell = cell
+        self._trial = trial
+
+    def report(self, row: EpochRow) -> None:
+        """Tell of an epoch.
+
+        Raises:
+            Superseded: If the cell is another worker's now.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an epoch that was told of before an interruption
+                self._trial.report(row.val_top1, row.epoch)
+        except UpdateFinishedTrialError as error:
+            raise Superseded from error
+
+    def note(self, name: str, value: Any) -> None:  # noqa: ANN401  # JSON-able
+        """Keep something with the trial.
+
+        Raises:
+            Superseded: As `report`.
+        """
+        try:
+            self._trial.set_user_attr(name, value)
+        except UpdateFinishedTrialError as error:
+            raise Superseded from error
+
+
+class Storage:
+    """A study's storage.
+
+    Args:
+        url: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
+        name: The study's name in it.
+        heartbeat: Seconds between two signs of life of a worker, at least 1.
+
+    Raises:
+        ConfigError: If the URL is neither.
+        RunError: If the storage cannot be reached.
+    """
+
+    def __init__(self, url: str, name: str, heartbeat: int = HEARTBEAT_SECONDS) -> None:
+        if heartbeat < 1:
+            raise ConfigError(f"heartbeat={heartbeat} must be 1 second or more")
+        self.url, self.name = _with_driver(url), name
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        server = not self.url.startswith("sqlite")
+        timeout = {"connect_timeout": _SERVER_TIMEOUT} if server else {"timeout": _FILE_TIMEOUT}
+        with self._reachable(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            with self._alone():  # two processes that make the tables at once trip over each other
+                self._storage = RDBStorage(
+                    self.url,
+                    engine_kwargs={"connect_args": timeout, **({"pool_pre_ping": True} if server else {})},
+                    heartbeat_interval=heartbeat,
+                    grace_period=3 * heartbeat,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True),
+                )
+        self._study: optuna.Study | None = None
+
+    # ------------------------------------------------------------------------------------------ the study
+
+    def exists(self) -> bool:
+        """Whether the storage has the study."""
+        with self._reachable():
+            return self.name in optuna.get_all_study_names(self._storage)
+
+    def definition(self) -> Definition:
+        """The study as the storage has it.
+
+        Raises:
+            RunError: If it has none.
+        """
+        if not self.exists():
+            with self._reachable():
+                names = ", ".join(optuna.get_all_study_names(self._storage)) or "none"
+            raise RunError(f"{shown_url(self.url)} has no study '{self.name}'; it has {names}")
+        with self._reachable():
+            values = self._opened().user_attrs.get(_DEFINITION)
+        if values is None:
+            raise RunError(f"'{self.name}' in {shown_url(self.url)} is no study of sgenet; give another --output")
+        return Definition.from_dict(values, f"the study '{self.name}' in {shown_url(self.url)}")
+
+    def enter(self, definition: Definition) -> Definition:
+        """Make the study, or join it, and enter each cell that neither has a result nor is under way.
+
+        A cell that failed before is tried again. More seeds than before are added; fewer change nothing.
+
+        Args:
+            definition: The study.
+
+        Returns:
+            The study as the storage has it from now on.
+
+        Raises:
+            RunError: If the storage has a study of this name that trains something else.
+        """
+        with self._reachable(), self._alone():
+            sampler = optuna.samplers.RandomSampler()  # never asked: every trial's parameters are fixed
+            self._study = optuna.create_study(
+                storage=self._storage, sampler=sampler, study_name=self.name, direction="maximize", load_if_exists=True
+            )
+            known = self._study.user_attrs.get(_DEFINITION)
+            if known is not None:
+                before = Definition.from_dict(known)
+                _check_same(before, definition, self.name)
+                definition = definition.with_settings(seeds=max(before.seeds, definition.seeds))
+            if known != definition.to_dict():
+                self._study.set_user_attr(_DEFINITION, definition.to_dict())
+            self._enter_missing(definition)
+        return definition
+
+    def _enter_missing(self, definition: Definition, *, again: bool = True) -> None:
+        alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        taken = {
+            trial.user_attrs.get(_CELL)
+            for trial in self._opened().get_trials(deepcopy=False)
+            if trial.state in alive or (not again and _ERROR in trial.user_attrs)
+        }
+        for cell in definition.cells:
+            if cell.key not in taken:
+                parameters = {**cell.combination.levels, "seed": cell.seed}
+                self._opened().enqueue_trial(parameters, user_attrs={_CELL: cell.key})
+
+    def state(self) -> State:
+        """How far the study is, whoever works on it."""
+        with self._reachable():
+            trials = self._opened().get_trials(deepcopy=False)
+        results: dict[str, Result] = {}
+        running: dict[str, tuple[int, float] | None] = {}
+        waiting, failed = [], {}
+        for trial in trials:
+            cell = trial.user_attrs.get(_CELL)
+            if cell is None:
+                continue
+            if trial.state == TrialState.COMPLETE:
+                results.setdefault(cell, Result.from_dict(trial.user_attrs[_RESULT]))
+            elif trial.state == TrialState.RUNNING:
+                running[cell] = max(trial.intermediate_values.items(), default=None)
+            elif trial.state == TrialState.WAITING:
+                waiting.append(cell)
+            elif _ERROR in trial.user_attrs:
+                failed[cell] = trial.user_attrs[_ERROR]
+        alive = {*results, *running, *waiting}
+        return State(results, running, tuple(waiting), {c: why for c, why in failed.items() if c not in alive})
+
+    def note_costs(self, costs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what each combination's network costs, by its name."""
+        with self._reachable():
+            if self._opened().user_attrs.get(_COSTS) != costs:
+                self._opened().set_user_attr(_COSTS, dict(costs))
+
+    def costs(self) -> dict[str, dict[str, Any]]:
+        """What `note_costs` was given; empty before."""
+        with self._reachable():
+            return dict(self._opened().user_attrs.get(_COSTS, {}))
+
+    def note_times(self, times: Mapping[str, Any]) -> None:
+        """Keep how long the networks take."""
+        with self._reachable():
+            self._opened().set_user_attr(_TIMES, dict(times))
+
+    def times(self) -> dict[str, Any] | None:
+        """What `note_times` was given; None before."""
+        with self._reachable():
+            known: dict[str, Any] | None = self._opened().user_attrs.get(_TIMES)
+        return known
+
+    # ----------------------------------------------------------------------------------------- one's work
+
+    def work(
+        self, definition: Definition, train: Callable[[Claim], Result], session: str = "", limit: int | None = None
+    ) -> Literal["worked", "busy", "done"]:
+        """Take a cell that waits, and train it.
+
+        Args:
+            definition: The study.
+            train: Does it. A RunError is kept as the reason why the cell failed; anything else that it raises gives
+                the cell back, for another worker or another time, and is raised again.
+            session: Whose work this counts as.
+            limit: How many cells a session may take; None for all.
+
+        Returns:
+            "worked" after a cell, whatever came of it; "busy" where others are at work on all that is left; "done"
+            where nothing is left, or the session has had its share.
+
+        Raises:
+            RunError: If the storage cannot be reached.
+        """
+        cells = {cell.key: cell for cell in definition.cells}
+        lock = self._alone()
+        with self._reachable(), _Held(lock) as held, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self._opened())
+            trials = self._opened().get_trials(deepcopy=False)
+            states = [trial.state for trial in trials]
+            if limit is not None and len(_taken(trials, session)) >= limit:
+                return "done"
+            if TrialState.WAITING not in states:
+                return "busy" if TrialState.RUNNING in states else "done"
+
+            superseded = False
+
+            def objective(trial: Trial) -> float:
+                nonlocal superseded
+                claim = Claim(cells[trial.user_attrs[_CELL]], trial)
+                _fix(trial, definition)
+                trial.set_user_attr(_SESSION, session)
+                held.release()
+                try:
+                    return _train(claim, train)
+                except Superseded:
+                    superseded = True
+                    raise
+
+            try:
+                self._opened().optimize(objective, n_trials=1, catch=(_Failed,))
+            except BaseException:
+                held.release()
+                if superseded:  # Optuna complains, too, of what it is told of a trial that has ended
+                    return "worked"
+                with self._alone():
+                    self._enter_missing(definition, again=False)
+                raise
+        return "worked"
+
+    def _opened(self) -> optuna.Study:
+        if self._study is None:
+            sampler = optuna.samplers.RandomSampler()
+            self._study = optuna.load_study(study_name=self.name, storage=self._storage, sampler=sampler)
+        return self._study
+
+    def _alone(self) -> Any:  # noqa: ANN401  # a context manager
+        """Keep other processes from taking or entering cells meanwhile."""
+        if self.url.startswith("sqlite"):
+            return _file_lock(Path(sqlalchemy.engine.make_url(self.url).database or ""))
+        return _server_lock(self.url, self.name)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Say in one line what is wrong with the storage."""
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+            reason = " ".join(str(getattr(cause, "orig", None) or cause).split())[:300]
+            raise RunError(f"the storage {shown_url(self.url)} cannot be used: {reason}") from error
+
+
+def file_url(folder: Path) -> str:
+    """The URL of a study's own file.
+
+    Examples:
+        >>> file_url(Path("/tmp/groups"))
+        'sqlite:////tmp/groups/study.db'
+    """
+    return f"sqlite:///{folder.absolute() / 'study.db'}"
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password.
+
+    Examples:
+        >>> shown_url("postgresql://me:secret@server/studies")
+        'postgresql://me:***@server/studies'
+    """
+    return sqlalchemy.engine.make_url(url).set(drivername=url.partition(":")[0].partition("+")[0]).render_as_string()
+
+
+def _taken(trials: list[FrozenTrial], session: str) -> set[str]:
+    """The cells that a session has worked on."""
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    return {trial.user_attrs[_CELL] for trial in begun if trial.user_attrs.get(_SESSION) == session}
+
+
+class _Failed(Exception):  # noqa: N818  # what Optuna is told
+    """A cell's training failed for a reason of its own."""
+
+
+def _train(claim: Claim, train: Callable[[Claim], Result]) -> float:
+    try:
+        result = train(claim)
+    except RunError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # a full disk is not the cell's fault
+        claim.note(_ERROR, str(error))
+        raise _Failed from error
+    claim.note(_RESULT, result.to_dict())
+    return result.top1
+
+
+def _fix(trial: Trial, definition: Definition) -> None:
+    """Let the storage show the cell's levels as the trial's parameters."""
+    for factor in definition.factors:
+        trial.suggest_categorical(factor.name, [level.name for level in factor.levels])
+    trial.suggest_int("seed", 0, _MOST_SEEDS)
+
+
+def _check_same(before: Definition, now: Definition, name: str) -> None:
+    old, new = before.fingerprint(), now.fingerprint()
+    if old == new:
+        return
+    changed = [
+        f"{key}: {old[key]!r} there, {new[key]!r} here" for key in ("compare", "baseline") if old[key] != new[key]
+    ]
+    changed += _changed_factors(old["factors"], new["factors"])
+    for key in sorted(old["settings"].keys() | new["settings"].keys()):
+        there, here = old["settings"].get(key), new["settings"].get(key)
+        if there != here:
+            changed.append(f"{key}: {there!r} there, {here!r} here")
+    raise RunError(
+        f"the study '{name}' exists with other contents ({'; '.join(changed)}); give another --output to begin anew, "
+        "or the same settings to go on"
+    )
+
+
+def _changed_factors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    changed = []
+    for factor in [*old, *(f for f in new if f not in old)]:
+        if old.get(factor) != new.get(factor):
+            there, here = (", ".join(which[factor]) if factor in which else "no such factor" for which in (old, new))
+            levels = "other settings" if there == here else f"{there} there, {here} here"
+            changed.append(f"factor '{factor}': {levels}")
+    return changed
+
+
+def _with_driver(url: str) -> str:
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except SQLAlchemyError as error:
+        raise ConfigError(
+            f"--storage '{url}' is no URL; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from error
+    kind = parsed.get_backend_name()
+    if kind not in ("sqlite", "postgresql"):
+        raise ConfigError(f"--storage: a study lies in sqlite:///FILE or postgresql://..., not in {kind}")
+    if kind == "sqlite" and not parsed.database:
+        raise ConfigError("--storage sqlite:// names no file; give sqlite:///FILE")
+    drivername = "sqlite" if kind == "sqlite" else "postgresql+psycopg"
+    return parsed.set(drivername=drivername).render_as_string(hide_password=False)
+
+
+class _Held:
+    """A lock that may be let go before its block ends."""
+
+    def __init__(self, lock: Any) -> None:  # noqa: ANN401  # a context manager
+        self._lock: Any = lock
+
+    def __enter__(self) -> _Held:
+        self._lock.__enter__()
+        return self
+
+    def release(self) -> None:
+        """Let go, if that is not done yet."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.__exit__(None, None, None)
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+@contextmanager
+def _file_lock(database: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where one process may work on a file
+        yield
+        return
+    file = os.open(database.with_name(f"{database.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _server_lock(url: str, name: str) -> Iterator[None]:
+    engine = sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.pool.NullPool, connect_args={"connect_timeout": _SERVER_TIMEOUT}
+    )
+    with engine.connect() as connection:  # closing it unlocks
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": zlib.crc32(name.encode())})
+        yield

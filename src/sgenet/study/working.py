@@ -1,0 +1,117 @@
+"""A worker: a process that trains cells of a study, one after the other, until none is left.
+
+`sgenet.study.running` starts it as `python -m sgenet.study.working`; it asks the storage for all it needs to know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from _thread import interrupt_main
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sgenet.errors import SgenetError
+from sgenet.study.storage import HEARTBEAT_SECONDS, Claim, Result, Storage
+from sgenet.study.training import Images, train_cell
+
+__all__ = ["URL_VARIABLE", "Task", "main", "work"]
+
+URL_VARIABLE = "SGENET_STUDY_STORAGE"
+"""The environment variable by which a worker gets the storage's URL: a command line would show its password."""
+
+STOPPED, WRONG = 130, 2
+
+_POLL_SECONDS = 1.0
+_LONGEST_LINE = 400
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is told.
+
+    Attributes:
+        name: The study's name in the storage.
+        output: Its folder on this machine.
+        session: Whose work its cells count as.
+        limit: How many cells the session may take; None for all.
+        threads: How many threads of torch it may use.
+        heartbeat: Seconds between two signs of life.
+        machine: Settings that belong to this machine.
+    """
+
+    name: str
+    output: str
+    session: str = ""
+    limit: int | None = None
+    threads: int | None = None
+    heartbeat: int = HEARTBEAT_SECONDS
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As one word of a command line."""
+        return json.dumps(asdict(self))
+
+
+def work(task: Task, url: str) -> None:
+    """Train cells until none is left, or the session has had its share.
+
+    Args:
+        task: What to do.
+        url: Of the storage.
+
+    Raises:
+        SgenetError: If the storage, the data or the disk cannot be used; the cell is given back.
+        KeyboardInterrupt: If it is to stop; likewise.
+    """
+    if task.threads is not None:
+        import torch
+
+        torch.set_num_threads(task.threads)
+    storage = Storage(url, task.name, task.heartbeat)
+    definition = storage.definition()
+    images = Images()
+
+    def train(claim: Claim) -> Result:
+        return train_cell(definition, claim, Path(task.output), images, task.machine)
+
+    while (done := storage.work(definition, train, task.session, task.limit)) != "done":
+        if done == "busy":  # one of the others may die yet
+            time.sleep(_POLL_SECONDS)
+
+
+def main(words: list[str]) -> int:
+    """The process.
+
+    Args:
+        words: The task as JSON.
+
+    Returns:
+        Exit status: 0; 2 with one line on standard error; 130 where it was stopped.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    threading.Thread(target=_stop_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE])
+    except KeyboardInterrupt:
+        return STOPPED
+    except (SgenetError, OSError, MemoryError) as error:
+        sys.stderr.write(f"sgenet: error: {' '.join(str(error).split())[:_LONGEST_LINE]}\n")
+        return WRONG
+    return 0
+
+
+def _stop_with(parent: int) -> None:
+    """Stop when the process that started this one is gone."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    interrupt_main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,354 @@
+"""Studies that really run: their workers are killed, stopped and started again, and the table is the same."""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sgenet.errors import ConfigError, RunError
+from sgenet.study import open_study, run_study, write_report
+from sgenet.study.definition import Definition
+from sgenet.study.storage import Storage, file_url
+from sgenet.study.working import Task, work
+
+LEVELS = {"none": {"attention": "none"}, "sge": {"attention": "sge"}}
+
+
+def small(seeds=2, epochs=2, **changes):
+    """Trainings of a second, of which checkpoints are written often."""
+    settings = {
+        "data": "shapes", "data_options": {"train_size": 64, "val_size": 32}, "model": "resnet8_cifar",
+        "epochs": epochs, "batch_size": 16, "image_size": 32, "warmup_epochs": 0.0, "checkpoint_every_steps": 1,
+    }  # fmt: skip
+    values = {"name": "small", "factors": {"attention": LEVELS}, "seeds": seeds, "recipe": "shapes"}
+    return Definition.from_dict({**values, "settings": settings, **changes})
+
+
+class Told:
+    """A progress that keeps its lines."""
+
+    def __init__(self):
+        self.lines = []
+
+    def start(self, *args):
+        pass
+
+    def advance(self, metrics):
+        pass
+
+    def epoch(self, row):
+        pass
+
+    def line(self, text):
+        self.lines.append(text)
+
+    def stop(self):
+        pass
+
+
+def table(output):
+    """Every training's figures, but for how long it took."""
+    with (Path(output) / "cells.csv").open(newline="") as lines:
+        return [{k: v for k, v in line.items() if k != "seconds"} for line in csv.DictReader(lines)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A study by one worker, from beginning to end."""
+    output = tmp_path_factory.mktemp("studies") / "small"
+    told = Told()
+    return run_study(small(), output, threads=1, heartbeat=1, progress=told), told
+
+
+def test_a_study_trains_every_cell_and_reports(undisturbed):
+    result, told = undisturbed
+    assert result.analysis.complete
+    assert not result.stopped
+    assert len(table(result.output)) == 4
+    assert result.report.read_text().count("<title>seed") >= 4
+    assert {"report.html", "report.md", "comparisons.csv", "cells.csv"} <= {f.name for f in result.output.iterdir()}
+    assert sum(line.startswith("[") for line in told.lines) == 4
+
+
+def test_the_same_call_again_trains_nothing(undisturbed):
+    result, _ = undisturbed
+    before = table(result.output)
+    told = Told()
+    again = run_study(small(), result.output, threads=1, heartbeat=1, progress=told)
+    assert "4 of 4 trainings are there already." in told.lines
+    assert table(again.output) == before
+    assert len(optuna.load_study(study_name="small", storage=file_url(result.output)).get_trials()) == 4
+
+
+def test_each_training_is_repeated_by_its_command(undisturbed, tmp_path):
+    result, _ = undisturbed
+    row = result.analysis.rows[1]
+    words = row.results[1].command.split(" ", 1)[1]
+    command = f"{sys.executable} -m sgenet.cli {words} --output {tmp_path / 'again'}"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, shell=True, check=True, capture_output=True, env=environment)
+    with (tmp_path / "again" / "metrics.csv").open(newline="") as lines:
+        last = list(csv.DictReader(lines))[-1]
+    assert float(last["val_top1"]) == row.results[1].top1
+    assert float(last["train_loss"]) == row.results[1].history[-1].train_loss
+
+
+def test_the_report_is_written_anew_from_the_folder_alone(undisturbed):
+    result, _ = undisturbed
+    (result.output / "report.html").unlink()
+    assert write_report(result.output).report.is_file()
+    definition, state, _ = open_study(result.output)
+    assert definition == small()
+    assert len(state.results) == 4
+
+
+def test_a_study_stops_cleanly_after_so_many_cells_and_says_so_far(tmp_path):
+    output = tmp_path / "small"
+    result = run_study(small(), output, cells=1, threads=1, heartbeat=1, progress=Told())
+    assert result.analysis.finished == 1
+    assert "So far, 1 of 4 trainings" in result.report.read_text()
+    assert run_study(small(), output, threads=1, heartbeat=1, progress=Told()).analysis.complete
+
+
+def test_a_study_stops_cleanly_when_its_time_is_up(tmp_path):
+    told = Told()
+    began = time.monotonic()
+    result = run_study(small(epochs=500), tmp_path / "small", seconds=12, threads=1, heartbeat=1, progress=told)
+    assert time.monotonic() - began < 60
+    assert result.stopped == "the time is up"
+    assert not result.analysis.complete
+    _, state, _ = open_study(tmp_path / "small")
+    assert len(state.waiting) + len(state.results) == 4  # what was at work waits again
+    assert not state.running
+
+
+def workers_of(output):
+    """Process numbers of a study's workers."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if "sgenet.study.working" in words and str(output) in " ".join(words):
+            found.append(int(folder.name))
+    return found
+
+
+def run_while(output, workers, harm, definition):
+    """Run a study in a thread of its own while `harm` does what it likes to its workers."""
+    results = []
+    told = Told()
+
+    def run():
+        results.append(run_study(definition, output, workers=workers, threads=1, heartbeat=1, progress=told))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    harm(thread)
+    thread.join(600)
+    assert not thread.is_alive()
+    return results[0]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc to find workers")
+
+
+def kill_some(output, times, generator):
+    """Kill -9 a worker at a random moment, so many times."""
+
+    def harm(thread):
+        done = 0
+        while done < times and thread.is_alive():
+            time.sleep(generator.uniform(0.5, 4.0))
+            workers = workers_of(output)
+            if workers:
+                os.kill(generator.choice(workers), signal.SIGKILL)
+                done += 1
+
+    return harm
+
+
+@needs_proc
+def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_run(undisturbed, tmp_path):
+    output = tmp_path / "small"
+
+    def harm(thread):
+        while thread.is_alive() and not list(output.glob("runs/*/metrics.csv")):
+            time.sleep(0.05)
+        os.kill(workers_of(output)[0], signal.SIGKILL)
+
+    result = run_while(output, 2, harm, small())
+    assert table(output) == table(undisturbed[0].output)
+    assert result.analysis.complete
+
+
+@needs_proc
+@pytest.mark.slow
+def test_ten_kills_of_three_workers_leave_the_table_as_it_is_bit_for_bit(tmp_path):
+    definition = small(seeds=4, epochs=12)
+    calm = run_study(definition, tmp_path / "calm" / "small", workers=3, threads=1, heartbeat=1, progress=Told())
+    output = tmp_path / "stormy" / "small"
+    result = run_while(output, 3, kill_some(output, 10, random.Random(0)), definition)
+    assert table(output) == table(calm.output)
+    assert (output / "comparisons.csv").read_bytes() == (calm.output / "comparisons.csv").read_bytes()
+    assert result.analysis.complete
+    trials = optuna.load_study(study_name="small", storage=file_url(output)).get_trials()
+    finished = [trial.user_attrs["cell"] for trial in trials if trial.state.name == "COMPLETE"]
+    assert sorted(finished) == sorted(cell.key for cell in definition.cells)
+    assert len(trials) > len(finished), "no trial was ever taken from a worker: nothing was tested"
+
+
+def test_a_stopped_command_goes_on_where_it_was(undisturbed, tmp_path):
+    output = tmp_path / "small"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_running import *;"
+        "run_study(small(), sys.argv[2], threads=1, heartbeat=1)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(output)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not list(output.glob("runs/*/metrics.csv")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert "the same command goes on where it was" in error
+    assert not workers_of(output)
+    _, state, _ = open_study(output)
+    assert not state.running
+    assert run_study(small(), output, threads=1, heartbeat=1, progress=Told()).analysis.complete
+    assert table(output) == table(undisturbed[0].output)
+
+
+def test_a_training_that_breaks_is_reported_and_the_others_go_on(tmp_path):
+    levels = {"none": {"attention": "none"}, "broken": {"attention": "sge", "lr": 1e30}}
+    definition = small(seeds=1, factors={"attention": levels})
+    result = run_study(definition, tmp_path / "small", threads=1, heartbeat=1, progress=Told())
+    assert list(result.analysis.failed) == ["attention=broken, seed=0"]
+    assert "loss is" in result.analysis.failed["attention=broken, seed=0"]
+    assert result.analysis.finished == 1
+    assert "attention=broken, seed=0 failed" in result.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"data": "shapes", "model": "resnet9_cifar"}}, "there is no network 'resnet9_cifar'"),
+        ({"factors": {"attention": {"none": {"attention": "none"}, "x": {"attention": "sgee"}}}}, "sgee"),
+        ({"settings": {"data": "/no/such/folder"}}, "/no/such/folder"),
+        ({"needs": "its networks come later"}, "cannot be run yet: its networks come later"),
+    ],
+)
+def test_what_cannot_be_trained_is_known_before_any_work(changes, words, tmp_path):
+    with pytest.raises((ConfigError, Exception), match=words):
+        run_study(small(**changes), tmp_path / "small", progress=Told())
+    assert not list(tmp_path.glob("small/runs/*"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(RunError, match="is not empty and holds no study"):
+        run_study(small(), tmp_path, progress=Told())
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_other_contents_under_a_studys_name_are_refused_and_nothing_is_lost(undisturbed):
+    result, _ = undisturbed
+    before = table(result.output)
+    with pytest.raises(RunError, match="epochs: 2 there, 3 here"):
+        run_study(small(epochs=3), result.output, progress=Told())
+    write_report(result.output)
+    assert table(result.output) == before
+
+
+def test_a_full_disk_ends_the_study_in_one_line_and_gives_its_cell_back(tmp_path, monkeypatch):
+    output = tmp_path / "small"
+    storage = Storage(file_url(output), "small") if output.mkdir() is None else None
+    storage.enter(small())
+
+    def full(*args, **more):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("sgenet.classification.recorder.publish", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        work(Task("small", str(output)), file_url(output))
+    assert len(storage.state().waiting) == 4
+    assert not storage.state().failed
+
+
+# ------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+def postgres_programs():
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    initdb = shutil.which("initdb") or next((str(f / "initdb") for f in folders if (f / "initdb").is_file()), None)
+    return None if initdb is None else Path(initdb).parent
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A PostgreSQL server of our own."""
+    programs = postgres_programs()
+    if programs is None:
+        if os.environ.get("SGENET_REQUIRE_POSTGRES"):
+            pytest.fail("SGENET_REQUIRE_POSTGRES is set, but there is no PostgreSQL")
+        pytest.skip("needs PostgreSQL's initdb and postgres")
+    folder = tmp_path_factory.mktemp("postgres")
+    as_user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres")
+        for parent in folder.parents:
+            if parent == Path(os.environ.get("TMPDIR", "/tmp")):
+                break
+            parent.chmod(0o755)
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data = folder / "data"
+    quiet = {"check": True, "capture_output": True, "cwd": folder}
+    subprocess.run([*as_user, programs / "initdb", "-D", data, "-U", "study", "--auth=trust", "--no-sync"], **quiet)
+    port = str(random.SystemRandom().randint(20000, 60000))
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+    control = [*as_user, programs / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL)
+    yield f"postgresql://study@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL)
+
+
+def test_two_processes_finish_one_study_together_over_one_server(server, undisturbed, tmp_path):
+    """Each has a folder of its own, as machines have; both report the whole study."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_running import *;"
+        "r = run_study(small(), sys.argv[2], storage=sys.argv[3], threads=1, heartbeat=1); print(r.analysis.finished)"
+    )
+    outputs = [tmp_path / machine / "small" for machine in ("a", "b")]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(Path(__file__).parent), str(output), server],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for output in outputs
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [text.split()[-1] for text in said] == ["4", "4"]
+    for output in outputs:
+        assert table(output) == table(undisturbed[0].output)
+    shares = [len(list(output.glob("runs/*/metrics.csv"))) for output in outputs]
+    assert sum(shares) == 4, "a cell was trained twice"
+    assert min(shares) >= 1, "one process did all the work"
+
+
+def test_a_study_on_a_server_is_shown_from_anywhere(server, tmp_path):
+    definition, state, _ = open_study(tmp_path / "small", server)
+    assert definition == small()
+    assert len(state.results) == 4
+    with pytest.raises(RunError, match="has no study 'other'; it has small"):
+        open_study(tmp_path / "other", server)

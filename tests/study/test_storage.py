@@ -1,0 +1,227 @@
+"""The storage: each cell is entered once, taken once, and has one result; whatever happens to its worker."""
+
+import multiprocessing
+import time
+from collections import Counter
+
+import optuna
+import pytest
+
+from sgenet.classification.run_folder import EpochRow
+from sgenet.errors import ConfigError, RunError
+from sgenet.study.definition import Definition
+from sgenet.study.storage import Result, Storage, Superseded, file_url, shown_url
+
+
+def study(seeds=2, **changes):
+    levels = {"none": {"attention": "none"}, "se": {"attention": "se"}, "sge": {"attention": "sge"}}
+    values = {"name": "s", "factors": {"attention": levels}, "seeds": seeds, "recipe": "shapes"}
+    return Definition.from_dict({**values, "settings": {"data": "shapes"}, **changes})
+
+
+def row(epoch, top1=50.0):
+    return EpochRow(epoch, 10 * epoch, 0.1, 1.0, 40.0, 1.1, top1, 90.0, 100.0, 2.0)
+
+
+def result(top1=50.0):
+    return Result((row(1), row(2, top1)), "sgenet train", "runs/x", {"machine": {}, "versions": {}})
+
+
+@pytest.fixture
+def url(tmp_path):
+    return file_url(tmp_path)
+
+
+@pytest.fixture
+def storage(url):
+    opened = Storage(url, "s", heartbeat=1)
+    opened.enter(study())
+    return opened
+
+
+def work_all(storage, definition, train):
+    while storage.work(definition, train) == "worked":
+        pass
+
+
+def test_every_cell_waits_once_however_often_it_is_entered(url):
+    for _ in range(3):
+        Storage(url, "s").enter(study())
+    assert sorted(Storage(url, "s").state().waiting) == sorted(cell.key for cell in study().cells)
+
+
+def test_what_was_trained_is_what_the_state_has(storage):
+    work_all(storage, study(), lambda claim: result(10.0 * claim.cell.seed))
+    state = storage.state()
+    assert {key: found.top1 for key, found in state.results.items()} == {c.key: 10.0 * c.seed for c in study().cells}
+    assert state.results["attention=se, seed=1"] == result(10.0)
+    assert storage.work(study(), lambda claim: pytest.fail("nothing is left")) == "done"
+
+
+def test_a_running_cell_tells_of_its_epochs(storage):
+    def train(claim):
+        claim.report(row(1, 12.5))
+        assert storage.state().running == {claim.cell.key: (1, 12.5)}
+        return result()
+
+    assert storage.work(study(), train) == "worked"
+
+
+def test_a_cell_that_fails_says_why_and_is_tried_again_only_when_asked(storage):
+    def train(claim):
+        if claim.cell.key == "attention=se, seed=0":
+            raise RunError("the training loss is nan at step 3")
+        return result()
+
+    work_all(storage, study(), train)
+    assert storage.state().failed == {"attention=se, seed=0": "the training loss is nan at step 3"}
+    assert len(storage.state().results) == 5
+    storage.enter(study())
+    work_all(storage, study(), lambda claim: result())
+    assert len(storage.state().results) == 6
+    assert storage.state().failed == {}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("disk full"), ValueError("a bug")])
+def test_a_cell_whose_training_is_stopped_goes_back(storage, stop):
+    def train(claim):
+        raise stop
+
+    with pytest.raises(type(stop)):
+        storage.work(study(), train)
+    state = storage.state()
+    assert len(state.waiting) == 6
+    assert not state.failed
+    assert not state.running
+
+
+def test_a_full_disk_is_not_the_cells_fault(storage):
+    def train(claim):
+        raise RunError("training ended by the system") from OSError(28, "No space left on device")
+
+    with pytest.raises(RunError):
+        storage.work(study(), train)
+    assert len(storage.state().waiting) == 6
+
+
+def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(storage, url, monkeypatch):
+    other = Storage(url, "s", heartbeat=1)
+    first = study(seeds=1).cells[0].key
+    monkeypatch.setattr("optuna.storages.RDBStorage.record_heartbeat", lambda self, trial: None)
+
+    def silent(claim):
+        silence(url)  # as if this worker had said nothing for a minute
+        monkeypatch.undo()
+        work_all(other, study(), lambda again: result(99.0))
+        with pytest.raises(Superseded):
+            claim.report(row(1))
+        return result(1.0)
+
+    assert storage.work(study(), silent) == "worked"
+    found = storage.state()
+    assert len(found.results) == 6
+    assert found.results[first].top1 == 99.0
+    assert not found.running
+
+
+def silence(url):
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        trials = connection.execute(sqlalchemy.text("SELECT trial_id FROM trials WHERE state = 'RUNNING'")).scalars()
+        for trial in trials.all():
+            connection.execute(
+                sqlalchemy.text(
+                    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, '2000-01-01 00:00:00.000000')"
+                ),
+                {"trial": trial},
+            )
+    engine.dispose()
+
+
+def hurried(url, taken):
+    storage = Storage(url, "s", heartbeat=1)
+
+    def train(claim):
+        taken.append(claim.cell.key)
+        time.sleep(0.02)
+        return result()
+
+    while storage.work(study(seeds=8), train) != "done":
+        time.sleep(0.01)
+
+
+def test_processes_that_hurry_never_take_the_same_cell(url):
+    Storage(url, "s", heartbeat=1).enter(study(seeds=8))
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        taken = manager.list()
+        workers = [multiprocessing.get_context("spawn").Process(target=hurried, args=(url, taken)) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        assert Counter(taken) == Counter(cell.key for cell in study(seeds=8).cells)
+    trials = optuna.load_study(study_name="s", storage=url).get_trials()
+    assert len(trials) == 24
+
+
+def test_a_session_takes_as_many_cells_as_it_may(storage):
+    done = [storage.work(study(), lambda claim: result(), "mine", 2) for _ in range(3)]
+    assert done == ["worked", "worked", "done"]
+    assert storage.work(study(), lambda claim: result(), "another", 2) == "worked"
+
+
+def test_more_seeds_are_added_and_fewer_change_nothing(storage):
+    work_all(storage, study(), lambda claim: result())
+    assert storage.enter(study(seeds=3)).seeds == 3
+    assert len(storage.state().waiting) == 3
+    assert storage.enter(study(seeds=1)).seeds == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"data": "shapes", "epochs": 3}}, "epochs: 10 there, 3 here"),
+        ({"baseline": "se"}, "baseline: 'none' there, 'se' here"),
+        (
+            {"factors": {"attention": {"none": {"attention": "none"}, "se": {"attention": "se"}}}},
+            "factor 'attention': none, se, sge there, none, se here",
+        ),
+        (
+            {"factors": {"lr": [0.1, 0.2]}, "settings": {"data": "shapes", "attention": "se"}},
+            "factor 'attention': none, se, sge there, no such factor here; factor 'lr': no such factor there",
+        ),
+    ],
+)
+def test_a_study_that_asks_something_else_is_told_what_differs_and_nothing_is_lost(storage, changes, words):
+    work_all(storage, study(), lambda claim: result())
+    with pytest.raises(RunError, match=words):
+        storage.enter(study(**changes))
+    assert len(storage.state().results) == 6
+    assert storage.definition() == study()
+
+
+def test_a_storage_that_cannot_be_reached_is_one_line_without_the_password():
+    with pytest.raises(RunError, match="the storage postgresql://me:\\*\\*\\*@localhost:1/x cannot be used") as failure:
+        Storage("postgresql://me:secret@localhost:1/x", "s")
+    assert "secret" not in str(failure.value)
+    assert "secret" not in shown_url("postgresql://me:secret@localhost:1/x")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://me@server/x", "sqlite://"])
+def test_a_storage_of_another_kind_is_refused(url):
+    with pytest.raises(ConfigError, match="--storage"):
+        Storage(url, "s")
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(RunError, match=r"study.db cannot be used: file is not a database"):
+        Storage(file_url(tmp_path), "s")
+
+
+def test_another_studys_storage_names_those_that_it_has(storage, url):
+    with pytest.raises(RunError, match="has no study 't'; it has s"):
+        Storage(url, "t").definition()
