@@ -260,8 +260,8 @@ def outlook(analysis: Analysis) -> str:
     number = "more than a thousand" if needed is None else f"about {needed}"
     return (
         f"To find a difference of {abs(pair.difference):.1f} points with a probability of {POWER:.0%}, a study like "
-        f"this would need {number} seeds, fixed beforehand, if it goes on to vary by {pair.spread:.1f} points from seed "
-        f"to seed. {ending}"
+        f"this would need {number} seeds, fixed beforehand, if it goes on to vary by {pair.spread:.1f} points from one "
+        f"seed to another. {ending}"
     )
 
 
