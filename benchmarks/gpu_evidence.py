@@ -1,11 +1,13 @@
-"""Training comparisons for one GPU without a network: a queue of short trials, most valuable first.
+"""Studies for one GPU without a network: a queue of short trainings, most valuable first.
 
     python benchmarks/gpu_evidence.py --data FOLDER_WITH_THE_ARCHIVES
+    python benchmarks/gpu_evidence.py --list          what there is to do, and what is done
 
-FOLDER holds `cifar10.tar.xz` and `tiny-imagenet-000-049.tar.xz` (image folders: train/CLASS/*, val/CLASS/*). Every
-trial is one training run with the package's own trainer; its images are held on the GPU and augmented there in
-batches. A finished trial is one row of the CSV file and is not repeated, so that an interrupted queue goes on where it
-was. Before the queue starts, the attention modules are compared between GPU and CPU. The table is printed last.
+FOLDER holds `cifar10.tar.xz` and `tiny-imagenet-000-049.tar.xz` (image folders: train/CLASS/*, val/CLASS/*). The
+comparisons are studies of the package on these images; a trial is one cell of one of them, trained by the package's own
+trainer with its images held on the GPU. A finished trial is one row of the CSV file and is not repeated, so that an
+interrupted queue goes on where it was. Before the queue starts, the attention modules are compared between GPU and CPU.
+The table is printed last. It needs no database: the package's `sgenet study run` would ask for Optuna.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -31,68 +33,109 @@ import torchvision
 
 import sgenet
 from sgenet.classification.progress import SilentProgress
+from sgenet.study.definition import Cell, Definition, load_study
+from sgenet.study.statistics import compare, holm, standard_deviation
 
-ATTENTION = ("none", "sge", "se")
-SEEDS = (0, 1, 2)
 LIMIT_SECONDS = 180.0
-
 TINY_FILES = 16  # a class
 ARCHIVES = {"cifar10": "cifar10.tar.xz", "tiny-imagenet": "tiny-imagenet-000-049.tar.xz"}
 
-# Images held on the GPU are augmented by padded crops and flips.
-SMALL_CROPS = {"batch_size": 256, "lr": 0.2, "crop": "pad", "pad": 8}
-
-# Epochs are chosen so that a trial stays under three minutes on a data-centre GPU; all networks of a data set share
-# batch size and learning rate, so that only the attention differs.
-COMPARISONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("cifar10", "resnet20_cifar", {"recipe": "cifar", "epochs": 30, "batch_size": 256, "lr": 0.2}),
-    ("tiny-imagenet", "resnet18", {"recipe": "tiny_imagenet", "epochs": 30, **SMALL_CROPS}),
-    ("tiny-imagenet", "resnet50", {"recipe": "tiny_imagenet", "epochs": 15, **SMALL_CROPS}),
+# Epochs are chosen so that a trial stays under three minutes on a data-centre GPU; all networks of a comparison share
+# batch size and learning rate, so that only what is compared differs. Images held on the GPU are augmented by padded
+# crops and flips.
+CIFAR: dict[str, Any] = {"recipe": "cifar", "epochs": 30, "batch_size": 256, "lr": 0.2}
+TINY: dict[str, Any] = {"recipe": "tiny_imagenet", "batch_size": 256, "lr": 0.2, "crop": "pad", "pad": 8}
+ABLATIONS = (
+    *("sge-normalisation", "sge-init", "sge-groups", "sge-position"),
+    *("se-reduction", "se-squeeze", "se-excitation", "se-stages", "se-integration", "se-3x3", "se-no-squeeze"),
 )
 
 COLUMNS = (
-    "data",
-    "network",
-    "attention",
-    "seed",
-    "epochs",
-    "batch_size",
-    "top1_last",
-    "val_loss",
-    "train_loss",
-    "seconds",
-    "device",
-    "torch",
-    "torchvision",
-    "sgenet",
-    "date",
+    *("comparison", "data", "level", "seed", "epochs", "batch_size"),
+    *("network", "top1_last", "val_loss", "train_loss", "seconds"),
+    *("device", "torch", "torchvision", "sgenet", "date"),
 )
+KEY = 6  # columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A study on one of the data sets."""
+
+    name: str
+    data: str
+    study: Definition
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training run of the queue."""
+    """One training of the queue."""
 
-    data: str
-    network: str
-    attention: str
-    seed: int
-    settings: tuple[tuple[str, Any], ...]
+    comparison: Comparison
+    cell: Cell
 
     @property
     def key(self) -> tuple[str, ...]:
         """What makes a row of the CSV file this trial's."""
-        epochs, batch = (str(dict(self.settings)[k]) for k in ("epochs", "batch_size"))
-        return (self.data, self.network, self.attention, str(self.seed), epochs, batch)
+        config = self.comparison.study.config(self.cell)
+        level = self.cell.combination.name
+        return (
+            self.comparison.name,
+            self.comparison.data,
+            level,
+            str(self.cell.seed),
+            str(config.epochs),
+            str(config.batch_size),
+        )
+
+
+def comparisons(tiny: bool) -> list[Comparison]:
+    """All studies, most valuable first."""
+    short = {"epochs": 1, "batch_size": 64, "lr": 0.05} if tiny else {}
+
+    def study(name: str, data: str, seeds: int, levels: tuple[str, ...] = (), **settings: Any) -> Definition:  # noqa: ANN401
+        asked = load_study(name).with_settings(seeds=1 if tiny else seeds, data=data, **{**settings, **short})
+        if levels:
+            kept = tuple(level for level in asked.factor.levels if level.name in levels)
+            asked = dataclasses.replace(asked, factors=(dataclasses.replace(asked.factor, levels=kept),), paper=None)
+        return asked
+
+    first, five = ("none", "sge", "se"), ("none", "sge", "se", "cbam", "eca")
+    family = "attention-comparison"
+    found = [
+        Comparison("cifar10 resnet20", "cifar10", study(family, "cifar10", 5, first, model="resnet20_cifar", **CIFAR)),
+        Comparison(
+            "tiny-imagenet resnet18",
+            "tiny-imagenet",
+            study(family, "tiny-imagenet", 3, five, model="resnet18", epochs=30, **TINY),
+        ),
+        Comparison(
+            "tiny-imagenet resnet50",
+            "tiny-imagenet",
+            study(family, "tiny-imagenet", 3, five, model="resnet50", epochs=15, **TINY),
+        ),
+        Comparison(
+            "cifar10 resnet20", "cifar10", study(family, "cifar10", 5, model="resnet20_cifar", **CIFAR)
+        ),  # the rest
+        Comparison("cifar10 resnet56", "cifar10", study(family, "cifar10", 5, first, model="resnet56_cifar", **CIFAR)),
+    ]
+    # Its stages are told by the size of their maps, of which a half of the image's is the first.
+    halved: dict[str, dict[str, Any]] = {"se-stages": {"model_options": {"stem_stride": 2}}}
+    found += [
+        Comparison(name, "cifar10", study(name, "cifar10", 3, model="resnet20_cifar", **CIFAR, **halved.get(name, {})))
+        for name in ABLATIONS
+    ]
+    return found
 
 
 def queue(tiny: bool) -> Iterator[Trial]:
-    """All trials, most valuable first: a full comparison of one network before the next network."""
-    for data, network, settings in COMPARISONS:
-        chosen = settings | {"epochs": 1, "batch_size": 64} if tiny else settings
-        for seed in SEEDS[:1] if tiny else SEEDS:
-            for attention in ATTENTION:
-                yield Trial(data, network, attention, seed, tuple(chosen.items()))
+    """All trials: within a comparison seed after seed, so that one that stops early has compared what it has."""
+    seen = set()
+    for comparison in comparisons(tiny):
+        for cell in comparison.study.cells:
+            if (comparison.name, cell.key) not in seen:
+                seen.add((comparison.name, cell.key))
+                yield Trial(comparison, cell)
 
 
 def unpack(archives: Path, target: Path, names: set[str], *, tiny: bool) -> dict[str, Path]:
@@ -150,41 +193,24 @@ def check_modules(device: str) -> None:
 
 def run_trial(trial: Trial, folder: Path, scratch: Path, accelerator: str) -> dict[str, Any]:
     """Train once; return the row of the CSV file."""
-    settings = dict(trial.settings)
-    prefix = "" if trial.attention == "none" else f"{trial.attention}_"
-    config = sgenet.make_config(
-        settings.pop("recipe"),
-        model=prefix + trial.network,
-        data=str(folder),
-        seed=trial.seed,
-        accelerator=accelerator,
-        devices="1",
-        loader="resident",
-        output=str(scratch / f"{trial.data}-{prefix}{trial.network}-{trial.seed}-{os.getpid()}-{time.time_ns()}"),
-        **settings,
-    )
+    output = scratch / f"{trial.cell.folder}-{os.getpid()}-{time.time_ns()}"
+    machine = {"data": str(folder), "accelerator": accelerator, "devices": "1", "loader": "resident"}
+    config = trial.comparison.study.config(trial.cell, output, **machine)
     began = time.perf_counter()
-    result = sgenet.train(config, progress=SilentProgress())
-    seconds = time.perf_counter() - began
-    last = result.history[-1]
-    return dict(
-        zip(
-            COLUMNS,
-            (
-                *trial.key,
-                f"{last.val_top1:.3f}",
-                f"{last.val_loss:.5f}",
-                f"{last.train_loss:.5f}",
-                f"{seconds:.1f}",
-                device_name(accelerator),
-                torch.__version__,
-                torchvision.__version__,
-                sgenet.__version__,
-                datetime.datetime.now(datetime.UTC).date().isoformat(),
-            ),
-            strict=True,
-        )
+    last = sgenet.train(config, progress=SilentProgress()).history[-1]
+    figures = (
+        config.model,
+        f"{last.val_top1:.3f}",
+        f"{last.val_loss:.5f}",
+        f"{last.train_loss:.5f}",
+        f"{time.perf_counter() - began:.1f}",
+        device_name(accelerator),
+        torch.__version__,
+        torchvision.__version__,
+        sgenet.__version__,
+        datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+    return dict(zip(COLUMNS, (*trial.key, *figures), strict=True))
 
 
 def device_name(accelerator: str) -> str:
@@ -211,35 +237,51 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
-def print_table(rows: list[dict[str, str]]) -> None:
-    """Mean and standard deviation over seeds, and the difference to the plain network, paired by seed."""
-    print("\ntop-1 of the last epoch, percent: mean ± standard deviation over seeds; difference paired by seed")
+def print_table(rows: list[dict[str, str]], tiny: bool) -> None:
+    """Mean and standard deviation over seeds; the difference to the baseline, paired by seed, with its p after Holm."""
+    print("\ntop-1 of the last epoch, percent: mean ± std over seeds; difference paired by seed, 95% interval; p: Holm")
     print(
-        f"{'data':14s} {'network':16s} {'attention':9s} {'seeds':>5s} "
-        f"{'top-1':>14s} {'minus plain':>14s} {'seconds':>8s}"
+        f"{'comparison':24s} {'level':18s} {'seeds':>5s} {'top-1':>14s} {'difference':>30s} {'p':>7s} {'seconds':>8s}"
     )
-    groups: dict[tuple[str, str, str, str], dict[str, dict[str, dict[str, str]]]] = {}
+    whole = {comparison.name: comparison for comparison in comparisons(tiny)}  # of two of a name the larger one
+    for comparison in whole.values():
+        own = [row for row in rows if row["comparison"] == comparison.name]
+        if own:
+            print_comparison(comparison, own)
+
+
+def print_comparison(comparison: Comparison, rows: list[dict[str, str]]) -> None:
+    """The lines of one comparison."""
+    by_level: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
-        place = (row["data"], row["network"], row["epochs"], row["device"])
-        groups.setdefault(place, {}).setdefault(row["attention"], {})[row["seed"]] = row
-    for (data, network, _, _), by_attention in groups.items():
-        plain = by_attention.get("none", {})
-        for attention, by_seed in by_attention.items():
-            top1 = [float(r["top1_last"]) for r in by_seed.values()]
-            pairs = [float(r["top1_last"]) - float(plain[s]["top1_last"]) for s, r in by_seed.items() if s in plain]
-            seconds = mean(float(r["seconds"]) for r in by_seed.values())
-            difference = "" if attention == "none" else spread(pairs)
-            print(
-                f"{data:14s} {network:16s} {attention:9s} {len(top1):5d} {spread(top1):>14s} {difference:>14s} "
-                f"{seconds:8.1f}{'  over the limit' if seconds > LIMIT_SECONDS else ''}"
-            )
+        by_level.setdefault(row["level"], {})[row["seed"]] = row
+    base = by_level.get(comparison.study.baseline, {})
+    found = {}
+    for level, by_seed in by_level.items():
+        seeds = sorted(by_seed.keys() & base.keys())
+        if level != comparison.study.baseline and seeds:
+            own, plain = ([float(which[s]["top1_last"]) for s in seeds] for which in (by_seed, base))
+            found[level] = compare(own, plain, comparison.study.comparisons)
+    tested = [level for level in found if found[level].p is not None]
+    p_values = holm([found[level].p or 0.0 for level in tested], comparison.study.comparisons)
+    adjusted = dict(zip(tested, p_values, strict=True))
+    for level, by_seed in by_level.items():
+        top1 = [float(row["top1_last"]) for row in by_seed.values()]
+        seconds = mean(float(row["seconds"]) for row in by_seed.values())
+        difference, p = "", f"{adjusted[level]:.3f}" if level in adjusted else ""
+        if level in found:
+            low, high = found[level].interval or (float("nan"), float("nan"))
+            difference = f"{found[level].difference:+.2f} ({low:+.2f} to {high:+.2f})"
+        print(
+            f"{comparison.name:24s} {level:18s} {len(top1):5d} {spread(top1):>14s} {difference:>30s} {p:>7s} "
+            f"{seconds:8.1f}{'  over the limit' if seconds > LIMIT_SECONDS else ''}"
+        )
 
 
 def spread(values: list[float]) -> str:
     """Mean ± standard deviation."""
-    if not values:
-        return "-"
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+    deviation = standard_deviation(values)
+    return f"{mean(values):.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
 
 def main() -> int:
@@ -251,8 +293,13 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="the CSV file (default: benchmarks/results/gpu_evidence-GPU.csv)")
     parser.add_argument("--time", type=float, default=540.0, help="start no trial that would end after so many seconds")
     parser.add_argument("--tiny", action="store_true", help="a wiring check on any machine: one epoch, one seed")
+    parser.add_argument("--list", action="store_true", help="train nothing; print how much there is to do")
     options = parser.parse_args()
     accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if options.list:
+        for comparison in comparisons(options.tiny):
+            print(f"{comparison.name:24s} {len(comparison.study.cells):4d} trials")
+        return 0
     if accelerator == "cpu" and not options.tiny:
         print("gpu_evidence: this machine has no CUDA device; --tiny checks the wiring without one", file=sys.stderr)
         return 2
@@ -262,23 +309,24 @@ def main() -> int:
         results = options.results or (Path(scratch) / "tiny.csv" if options.tiny else default)
         check_modules("cuda" if accelerator == "gpu" else "cpu")
         run_queue(options, accelerator, results, Path(scratch), began)
-        print_table(read_rows(results))
+        print_table(read_rows(results), options.tiny)
     return 0
 
 
 def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scratch: Path, began: float) -> None:
     """Run what is not finished yet, as far as the time allows."""
     rows: list[dict[str, Any]] = list(read_rows(results))
-    finished = {tuple(r[c] for c in COLUMNS[:6]) for r in rows}
+    finished = {tuple(r[c] for c in COLUMNS[:KEY]) for r in rows}
     trials = [t for t in queue(options.tiny) if t.key not in finished]
-    folders = unpack(options.data, scratch, {t.data for t in trials}, tiny=options.tiny)
+    needed = {t.comparison.data for t in trials}
+    folders = unpack(options.data, scratch, needed, tiny=options.tiny)
     print(f"{len(finished)} trials finished before, {len(trials)} to run; results in {results}")
     longest = 0.0
     for number, trial in enumerate(trials, start=1):
         if time.monotonic() - began + longest > options.time:
             print(f"time is up: {len(trials) - number + 1} trials are left; start again to go on")
             return
-        row = run_trial(trial, folders[trial.data], scratch, accelerator)
+        row = run_trial(trial, folders[trial.comparison.data], scratch, accelerator)
         rows.append(row)
         write_rows(results, rows)
         longest = max(longest, float(row["seconds"]))

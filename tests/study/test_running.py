@@ -14,8 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from sgenet.cli import main
 from sgenet.errors import ConfigError, RunError
-from sgenet.study import open_study, run_study, write_report
+from sgenet.study import list_studies, load_study, open_study, run_study, write_report
 from sgenet.study.definition import Definition
 from sgenet.study.storage import Storage, file_url
 from sgenet.study.working import Task, work
@@ -131,6 +132,25 @@ def test_a_study_stops_cleanly_when_its_time_is_up(tmp_path):
     assert not state.running
 
 
+def test_a_study_of_the_package_runs_tiny_and_says_that_it_shows_no_more(tmp_path, capsys):
+    output = tmp_path / "check"
+    assert (
+        main(["study", "run", "sge-normalisation", "--budget", "tiny", "--workers", "2", "--output", str(output)]) == 0
+    )
+    assert "Wiring check, no conclusion" in (output / "report.html").read_text()
+    assert "Wiring check, no conclusion" in capsys.readouterr().out
+    assert len(table(output)) == 3 * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in list_studies() if load_study(name).needs is None])
+def test_every_study_of_the_package_runs_tiny_in_less_than_three_minutes(name, tmp_path):
+    began = time.monotonic()
+    assert main(["study", "run", name, "--budget", "tiny", "--workers", "2", "--output", str(tmp_path / "check")]) == 0
+    assert time.monotonic() - began < 180
+    assert len(table(tmp_path / "check")) == 2 * len(load_study(name).combinations)
+
+
 def workers_of(output):
     """Process numbers of a study's workers."""
     found = []
@@ -208,24 +228,29 @@ def test_ten_kills_of_three_workers_leave_the_table_as_it_is_bit_for_bit(tmp_pat
     assert len(trials) > len(finished), "no trial was ever taken from a worker: nothing was tested"
 
 
-def test_a_stopped_command_goes_on_where_it_was(undisturbed, tmp_path):
+def test_a_stopped_command_goes_on_where_it_was(tmp_path):
     output = tmp_path / "small"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from test_running import *;"
-        "run_study(small(), sys.argv[2], threads=1, heartbeat=1)"
+        "run_study(small(1, 1000), sys.argv[2], workers=2, threads=1, heartbeat=1)"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while process.poll() is None and not list(output.glob("runs/*/metrics.csv")):
+    while process.poll() is None and len(list(output.glob("runs/*/metrics.csv"))) < 2:
         time.sleep(0.05)
+    time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert "the same command goes on where it was" in error
     assert not workers_of(output)
     _, state, _ = open_study(output)
     assert not state.running
-    assert run_study(small(), output, threads=1, heartbeat=1, progress=Told()).analysis.complete
-    assert table(output) == table(undisturbed[0].output)
+    assert len(state.waiting) == 2
+    before = {metrics: metrics.read_text() for metrics in output.glob("runs/*/metrics.csv")}
+    run_study(small(1, 1000), output, workers=2, seconds=15, threads=1, heartbeat=1, progress=Told())
+    for metrics, rows in before.items():
+        assert metrics.read_text().startswith(rows)
+        assert len(metrics.read_text()) > len(rows)
 
 
 def test_a_training_that_breaks_is_reported_and_the_others_go_on(tmp_path):
