@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["StudyResult", "open_study", "run_study", "write_report"]
 
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 30.0  # for a worker that was asked to stop
 _MOST_KILLED = 30  # workers that were killed, in one call: beyond, something on this machine kills them all
 
 
@@ -315,7 +316,11 @@ class _Crew:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
         for process in self._processes:
-            process.wait()
+            try:
+                process.wait(_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:  # it missed the signal; its silence gives its cell back
+                process.kill()
+                process.wait()
         self._processes.clear()
 
 
