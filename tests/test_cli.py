@@ -278,10 +278,12 @@ def asked(monkeypatch):
 
 def test_a_study_takes_settings_of_training_for_all_of_its_trainings(asked):
     words = ["study", "run", "sge-init", "--epochs", "3", "--data-options.train_size", "50", "--seeds", "7"]
+    words += ["--only", "start=weight 0, bias 1", "--only", "start=weight 1, bias 0"]
     assert main([*words, "--workers", "2", "--loader", "resident", "--time", "1.5"]) == 0
     config = asked["definition"].config(asked["definition"].cells[0])
     assert (config.epochs, config.data_options) == (3, {"train_size": 50})
     assert asked["definition"].seeds == 7
+    assert asked["only"] == {"start": ["weight 0, bias 1", "weight 1, bias 0"]}
     assert asked["output"] == Path("runs/study-sge-init")
     assert (asked["workers"], asked["seconds"], asked["machine"]) == (2, 90.0, {"loader": "resident"})
 
@@ -306,6 +308,8 @@ def test_a_study_runs_on_other_data_by_another_recipe(asked):
         (["study", "run", "sge-init", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
         (["study", "run", "hosts"], "the study 'hosts' cannot be run yet"),
         (["study", "run", "sge-init", "--workers", "0"], "workers=0 must be above 0"),
+        (["study", "run", "sge-init", "--only", "sge"], "--only 'sge' must be FACTOR=LEVEL"),
+        (["study", "run", "sge-groups", "--only", "groups=3"], "'groups' has no level '3'"),
         (["study", "run", "sge-init", "--storage", "mysql://x/y"], "sqlite:///FILE or postgresql://"),
         (["study", "show", "nothing"], "there is no study and no file 'nothing'"),
         (["study", "report", "."], "holds no study"),

@@ -22,7 +22,7 @@ import sgenet
 from sgenet.bench.environment import ALLOCATORS, prepare
 from sgenet.bench.settings import BenchSettings
 from sgenet.classification.config import TrainConfig, field_types, make_config, to_yaml
-from sgenet.classification.recipes import list_recipes, recipe_file, recipe_summary, suggest_recipe
+from sgenet.classification.recipes import RECIPES, list_recipes, recipe_summary, suggest_recipe
 from sgenet.errors import ConfigError, SgenetError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
@@ -434,6 +434,9 @@ def _study_run(words: list[str]) -> int:
     parser.add_argument("--budget", choices=("full", "tiny"), default="full", help="tiny: only see that all works")
     parser.add_argument("--time", type=float, metavar="MINUTES", help="stop cleanly after so many")
     parser.add_argument("--cells", type=int, metavar="N", help="train so many at most")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FACTOR=LEVEL", help="train these now; repeat it for more levels"
+    )
     parser.add_argument("--heartbeat", type=int, metavar="SECONDS", help="how often workers say that they live (20)")
     if "-h" in words or "--help" in words:
         parser.print_help()
@@ -456,6 +459,7 @@ def _study_run(words: list[str]) -> int:
         workers=own.workers,
         seconds=None if own.time is None else 60 * own.time,
         cells=own.cells,
+        only=_only(own.only),
         threads=own.threads,
         machine=machine,
         **({} if own.heartbeat is None else {"heartbeat": own.heartbeat}),
@@ -463,6 +467,16 @@ def _study_run(words: list[str]) -> int:
     if result.stopped:
         print(f"stopped: {result.stopped}; the same command goes on where it was")
     return _FAILED if result.analysis.failed else 0
+
+
+def _only(words: list[str]) -> dict[str, list[str]]:
+    levels: dict[str, list[str]] = {}
+    for word in words:
+        factor, equals, level = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--only '{word}' must be FACTOR=LEVEL, e.g. --only attention=sge")
+        levels.setdefault(factor, []).append(level)
+    return levels
 
 
 def _study_settings(recipe: str | None, words: list[str]) -> dict[str, Any]:
@@ -595,7 +609,7 @@ def _recipes(words: list[str]) -> int:
     parser.add_argument("recipe", metavar="NAME", nargs="?", help="show this one")
     own = parser.parse_args(words)
     if own.recipe is not None:
-        print(recipe_file(own.recipe).read_text(encoding="utf-8"), end="")
+        print(RECIPES.find(own.recipe).read_text(encoding="utf-8"), end="")
         return 0
     for name in list_recipes():
         print(f"{name:<25}{recipe_summary(name)}")

@@ -94,6 +94,14 @@ def with_modes(function: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.parametrize(("case", "training"), pairs, ids=ids)(function)
 
 
+def one_of_each(function: Callable[..., None]) -> Callable[..., None]:
+    """The first case of every module; the others with the slow tests."""
+    first = {case.name: i for i, case in reversed(list(enumerate(CASES)))}
+    marks = [() if first[case.name] == i else (pytest.mark.slow,) for i, case in enumerate(CASES)]
+    cases = [pytest.param(case, id=name_of(case), marks=own) for case, own in zip(CASES, marks, strict=True)]
+    return pytest.mark.parametrize("case", cases)(function)
+
+
 @pytest.fixture(params=CASES, ids=name_of)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
@@ -214,7 +222,7 @@ def test_constant_maps_have_finite_values_and_gradients(case, training, spatial,
         assert tensor.grad.isfinite().all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     index=st.sampled_from(range(len(CASES))),
     batch=st.integers(1, 4),
@@ -322,6 +330,7 @@ def test_autocast(case, dtype):
     torch.testing.assert_close(narrow.float(), module(x), rtol=tolerance, atol=tolerance)
 
 
+@one_of_each
 def test_compiles_without_graph_breaks_for_any_batch_and_size(case):
     torch.compiler.reset()
     module = create_random(case)

@@ -50,7 +50,7 @@ def same(a: object, b: object) -> bool:
 
 
 @given(nested)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_packing_loses_nothing(value):
     structure, found = pack(value)
     assert same(unpack(json.loads(json.dumps(structure)), found), value)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from sgenet.classification import load_recipe, make_config
-from sgenet.classification.recipes import list_recipes, recipe_file, recipe_summary, suggest_recipe
+from sgenet.classification.recipes import RECIPES, list_recipes, recipe_summary, suggest_recipe
 from sgenet.errors import ConfigError, UnknownNameError
 
 IMAGENET_IMAGES = {
@@ -136,9 +136,9 @@ def test_a_recipe_may_be_a_file(tmp_path):
 
 def test_an_unknown_recipe_is_an_error_with_a_suggestion():
     with pytest.raises(UnknownNameError, match=r"'imagenet_seg'.*'imagenet_sge'"):
-        recipe_file("imagenet_seg")
+        RECIPES.find("imagenet_seg")
     with pytest.raises(UnknownNameError, match=r"cifar, default"):
-        recipe_file("zzz")
+        RECIPES.find("zzz")
 
 
 def test_a_recipe_with_an_unknown_setting_names_the_recipe(tmp_path):

@@ -132,7 +132,7 @@ def test_every_face_has_every_part():
         assert set(scene.parts.unique().tolist()) == set(range(len(PART_NAMES)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**64 - 1),
     st.integers(0, 10**9),
@@ -160,7 +160,7 @@ def test_boxes_and_masks_describe_the_faces(seed, index, split, image_size, nois
     assert 0 <= scene.classes.min() <= scene.classes.max() < len(CLASSES)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(0, 10**6))
 def test_faces_keep_their_distance_from_the_edge(seed, index):
     """Whole faces, so that a face cut off by the picture can be no hint."""

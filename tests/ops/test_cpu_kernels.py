@@ -250,7 +250,7 @@ def test_what_no_cache_holds_is_written_past_them(isa, layout):
     check((5, 512, 41, 40), 64, torch.float32, layout, add=False, relu=False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 4),
     groups=st.integers(1, 20),
@@ -636,6 +636,35 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
     with pytest.raises(BuildError, match="error: no such thing"):
         build(tmp_path / "out")
     assert not (tmp_path / "out" / LIBRARY).exists()
+
+
+# Writes the defined words into each object, puts the objects together as the library, and notes every call.
+FAKE_COMPILER = """#!/bin/sh
+echo "$@" >> "$0.calls"
+case "$*" in *--version*) echo fake 1.0; exit ;; esac
+all="$*"
+while [ "$1" != -o ]; do
+  case "$1" in *.o) objects="$objects $1" ;; esac
+  shift
+done
+case "$all" in *-shared*) cat $objects > "$2" ;; *) echo "$all" > "$2" ;; esac
+"""
+
+
+def test_a_library_of_the_same_sources_is_not_compiled_again(monkeypatch, tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text(FAKE_COMPILER)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    calls = []
+    for extra in ([], [], ["-O0"], []):
+        library = build(tmp_path / "out", extra)
+        calls.append((tmp_path / "c++.calls").read_text().count("-shared "))
+        assert library.read_bytes()
+    assert calls == [1, 1, 2, 3]
+    library.write_bytes(b"something else")
+    build(tmp_path / "out")
+    assert (tmp_path / "c++.calls").read_text().count("-shared ") == 4
 
 
 # Without what `undefined` checks at every access besides (null, alignment, object-size): a compiler takes twice as long

@@ -77,7 +77,7 @@ def check_all_gradients(x, weight, bias, groups, residual, relu, grad):
             close(own.grad, exactly.grad, 4 * TOLERANCE[x.dtype] * lost(x, groups), f"gradient of {name}")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(BACKENDS),
     batch=st.integers(1, 3),

@@ -32,7 +32,7 @@ def by_hand(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) ->
     return y
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     batch=st.integers(1, 2),
     groups=st.sampled_from([1, 2, 3, 4]),

@@ -42,6 +42,25 @@ def test_a_seed_is_done_before_the_next_and_the_compared_levels_stand_together()
     assert [cell.combination.levels["noise"] for cell in cells[:4]] == ["0", "0", "2", "2"]
 
 
+def test_cells_of_some_levels_are_a_part_of_the_grid():
+    some = study().cells_of({"attention": ["sge"]})
+    assert some == tuple(cell for cell in study().cells if cell.combination.levels["attention"] == "sge")
+    assert len(study().cells_of({"attention": ["sge"], "noise": ["0", "2"]})) == 6
+    assert study().cells_of({}) == study().cells
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ({"attentoin": ["sge"]}, "has no factor 'attentoin'; there is 'attention', 'noise'"),
+        ({"attention": ["sgee"]}, "'attention' has no level 'sgee'. Did you mean 'sge'?"),
+    ],
+)
+def test_cells_of_levels_that_are_not_there_are_refused(levels, words):
+    with pytest.raises(ConfigError, match=words):
+        study().cells_of(levels)
+
+
 def test_a_cell_has_the_recipe_the_studys_settings_and_its_levels():
     grid = study()
     config = grid.config(grid.cells[-1], "runs/x")
@@ -90,6 +109,7 @@ def test_what_is_written_down_is_read_back():
         ({"settings": {"data": "shapes", "epochs": 0}}, "epochs=0 must be 1 or more"),
         ({"recipe": "shape"}, "there is no recipe and no file 'shape'"),
         ({"name": "a/b"}, "name may have letters, digits"),
+        ({"factors": {"seed": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}}}, "may not be called 'seed'"),
         ({"question": "?", "factor": {}}, "there is no 'factor'. Did you mean 'factors'?"),
         ({"paper": {"figures": {}}}, "must have a source"),
         (

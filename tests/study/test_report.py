@@ -214,7 +214,7 @@ def test_writes_the_tables_beside_the_page(hostile, hostile_costs, sections, tmp
     assert written["cells.csv"] == cells_csv(hostile)
     assert written["comparisons.csv"] == rows_csv(hostile, hostile_costs)
     assert len(list(csv.DictReader(io.StringIO(written["cells.csv"])))) == 8
-    for words in ("88.17 ± 0.74", "a <paper>", "differs significantly", "failed:", "Settings: "):
+    for words in ("88.17 ± 0.74", "a <paper>", "no significant difference", "failed:", "Settings: "):
         assert words in written["report.md"]
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -66,7 +66,6 @@ def test_what_a_seed_has_in_common_for_both_drops_out(effects):
     assert shifted.p == pytest.approx(plain.p)
 
 
-@settings(deadline=None)
 @given(differences=st.lists(points, min_size=2, max_size=8))
 def test_an_interval_leaves_0_out_just_where_p_is_below_5_percent(differences):
     found = of_differences(differences)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import optuna
 import pytest
+import sqlalchemy
 
 from sgenet.classification.run_folder import EpochRow
 from sgenet.errors import ConfigError, RunError
@@ -104,14 +105,13 @@ def test_a_full_disk_is_not_the_cells_fault(storage):
     assert len(storage.state().waiting) == 6
 
 
-def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(storage, url, monkeypatch):
-    other = Storage(url, "s", heartbeat=1)
-    first = study(seeds=1).cells[0].key
-    monkeypatch.setattr("optuna.storages.RDBStorage.record_heartbeat", lambda self, trial: None)
+def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(url):
+    storage, other = (Storage(url, "s", heartbeat=60) for _ in range(2))
+    storage.enter(study())
+    first = study().cells[0].key
 
     def silent(claim):
-        silence(url)  # as if this worker had said nothing for a minute
-        monkeypatch.undo()
+        silence(url)  # as if this worker had said nothing for years
         work_all(other, study(), lambda again: result(99.0))
         with pytest.raises(Superseded):
             claim.report(row(1))
@@ -125,19 +125,70 @@ def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(stora
 
 
 def silence(url):
-    import sqlalchemy
-
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
-        trials = connection.execute(sqlalchemy.text("SELECT trial_id FROM trials WHERE state = 'RUNNING'")).scalars()
-        for trial in trials.all():
-            connection.execute(
-                sqlalchemy.text(
-                    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, '2000-01-01 00:00:00.000000')"
-                ),
-                {"trial": trial},
-            )
+        connection.execute(sqlalchemy.text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00.000000'"))
     engine.dispose()
+
+
+def test_a_worker_that_is_stopped_after_its_cell_was_taken_from_it_still_stops(url):
+    storage, other = (Storage(url, "s", heartbeat=60) for _ in range(2))
+    storage.enter(study())
+
+    def silent(claim):
+        silence(url)
+        work_all(other, study(), lambda again: result())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.work(study(), silent)
+    assert len(storage.state().results) == 6
+
+
+def test_a_worker_at_work_says_so_again_and_again(url):
+    storage, other = (Storage(url, "s", heartbeat=1) for _ in range(2))
+    storage.enter(study())
+
+    def long(claim):
+        silence(url)
+        time.sleep(2.5)
+        others = other.work(study(), lambda again: pytest.fail(f"{again.cell.key} was taken"), among={claim.cell.key})
+        assert others == "busy"
+        return result()
+
+    assert storage.work(study(), long) == "worked"
+
+
+def test_cells_are_taken_in_the_order_of_the_grid_and_one_that_was_given_back_comes_first(storage):
+    taken = []
+
+    def train(claim):
+        taken.append(claim.cell.key)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return result()
+
+    with pytest.raises(KeyboardInterrupt):
+        work_all(storage, study(), train)
+    work_all(storage, study(), train)
+    keys = [cell.key for cell in study().cells]
+    assert taken == [keys[0], keys[1], *keys[1:]]
+
+
+def test_only_the_cells_that_are_asked_for_are_taken(storage):
+    wanted = {cell.key for cell in study().cells_of({"attention": ["none", "sge"]})}
+    taken = []
+
+    def train(claim):
+        taken.append(claim.cell.key)
+        return result()
+
+    while storage.work(study(), train, among=wanted) == "worked":
+        pass
+    assert sorted(taken) == sorted(wanted)
+    assert len(taken) == 4
+    assert len(storage.state().waiting) == 2
+    assert storage.definition() == study()
 
 
 def hurried(url, taken):

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sgenet.classification.recipes import list_recipes, load_recipe, read_yaml, suggest_recipe
+from sgenet.classification.recipes import list_recipes, load_recipe, suggest_recipe
 from sgenet.errors import ConfigError, did_you_mean
+from sgenet.named_files import read_yaml
 
 __all__ = [
     "TrainConfig",

@@ -99,7 +99,7 @@ def train(
         RunFolder.check(config.output)
     config = _absolute(resolve_precision(config))
     data = open_config_data(config) if data is None else data
-    network = _create_network(config, data)
+    network = _prepared(config, data)
     return _fit(network, config, data, lambda: RunFolder.create(config, data.name), None, progress)
 
 
@@ -136,7 +136,7 @@ def resume(
         verify(checkpoint)
     data = open_config_data(config) if data is None else data
     if checkpoint is None:  # stopped before there was one: begin anew, in the same folder
-        network = _create_network(config, data)
+        network = _prepared(config, data)
     else:
         header = read_metadata(checkpoint / "model.safetensors")
         _check_unfinished(folder, config, header, data)
@@ -259,19 +259,41 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _create_network(config: TrainConfig, data: ClassificationData) -> nn.Module:
+def create_network(config: TrainConfig, classes: int) -> nn.Module:
+    """The network that the settings name, as it is before training; its weights are drawn from the settings' seed.
+
+    Args:
+        config: Settings.
+        classes: How many.
+
+    Returns:
+        A network, with the weights of a zoo where `pretrained` asks for them.
+
+    Raises:
+        SgenetError: If it cannot be built, or has another input size or number of classes.
+
+    Examples:
+        >>> from sgenet.classification import make_config
+        >>> type(create_network(make_config("cifar"), 10)).__name__
+        'CifarResNet'
+    """
     torch.manual_seed(config.seed)
     network = create_model(
         config.model,
-        num_classes=len(data.classes),
+        num_classes=classes,
         pretrained=config.pretrained,
         attention=config.attention,
         attention_options=config.attention_options,
         **config.model_options,
     )
+    check_network(network, config, classes)
+    return network
+
+
+def _prepared(config: TrainConfig, data: ClassificationData) -> nn.Module:
+    network = create_network(config, len(data.classes))
     if config.weights is not None:
         load_weights(network, config.weights, classes=data.classes)
-    check_network(network, config, len(data.classes))
     return network
 
 

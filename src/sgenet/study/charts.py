@@ -157,14 +157,8 @@ def seed_chart(analysis: Analysis, width: float) -> Markup:
     low, high = _padded(shown, least=1.0)
 
     def draw(row: Row, scale: _Scale, y: float, tone: int) -> list[str]:
-        parts = []
-        if row.interval is not None:
-            ends = [min(max(scale(v), scale.start), scale.end) for v in row.interval]
-            parts.append(_line(ends[0], y, ends[1], y, f"interval {net(tone)}"))
-        if row.mean is not None:
-            parts.append(_line(scale(row.mean), y - 11, scale(row.mean), y + 11, f"mean {net(tone)}"))
-        tips = [(result.top1, f"seed {seed}: {result.top1:.2f}%") for seed, result in sorted(row.results.items())]
-        return [*parts, *(marker(tone, scale(value), y, 4.5, tip) for value, tip in tips)]
+        dots = [(result.top1, f"seed {seed}: {result.top1:.2f}%") for seed, result in sorted(row.results.items())]
+        return _dots_and_mean(scale, y, tone, row.interval, row.mean, dots)
 
     ends = (max(low, 0.0), min(high, 100.0))
     label = "top-1 on the validation images, last epoch (%)"
@@ -191,14 +185,10 @@ def difference_chart(analysis: Analysis, width: float) -> Markup:
     ]
 
     def draw(row: Row, scale: _Scale, y: float, tone: int) -> list[str]:
-        parts = []
-        if row.difference is not None:
-            found = row.difference.paired
-            if found.interval is not None:
-                parts.append(_line(scale(found.interval[0]), y, scale(found.interval[1]), y, f"interval {net(tone)}"))
-            parts.append(_line(scale(found.difference), y - 11, scale(found.difference), y + 11, f"mean {net(tone)}"))
-        own = pairs[row.combination.name]
-        return [*parts, *(marker(tone, scale(v), y, 4, f"seed {seed}: {signed(v)} points") for seed, v in own)]
+        dots = [(v, f"seed {seed}: {signed(v)} points") for seed, v in pairs[row.combination.name]]
+        found = None if row.difference is None else row.difference.paired
+        interval, mean = (None, None) if found is None else (found.interval, found.difference)
+        return _dots_and_mean(scale, y, tone, interval, mean, dots)
 
     def value(row: Row) -> str:
         return "" if row.difference is None else signed(row.difference.paired.difference)
@@ -207,6 +197,24 @@ def difference_chart(analysis: Analysis, width: float) -> Markup:
     spoken = "; ".join(f"{row.combination.name} {value(row)}" for row in rows)
     says = f"Differences to {analysis.definition.baseline} in points. {spoken}."
     return _row_chart(analysis, width, _padded(shown, least=1.0), label, draw, value, rows, says, unit=0.0)
+
+
+def _dots_and_mean(
+    scale: _Scale,
+    y: float,
+    tone: int,
+    interval: tuple[float, float] | None,
+    mean: float | None,
+    dots: Sequence[tuple[float, str]],
+) -> list[str]:
+    """Every seed's figure, with what a pointer over it shows, on their mean and its interval."""
+    parts: list[str] = []
+    if interval is not None:
+        low, high = (min(max(scale(v), scale.start), scale.end) for v in interval)
+        parts.append(_line(low, y, high, y, f"interval {net(tone)}"))
+    if mean is not None:
+        parts.append(_line(scale(mean), y - 11, scale(mean), y + 11, f"mean {net(tone)}"))
+    return [*parts, *(marker(tone, scale(value), y, 4.5, tip) for value, tip in dots)]
 
 
 def _pairs(analysis: Analysis, row: Row) -> list[tuple[int, float]]:

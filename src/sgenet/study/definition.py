@@ -7,15 +7,15 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sgenet.classification.config import TrainConfig, field_types, make_config
-from sgenet.classification.recipes import read_yaml
 from sgenet.errors import ConfigError, did_you_mean
-from sgenet.study.presets import list_studies, study_file
+from sgenet.named_files import read_yaml
+from sgenet.study.presets import STUDIES, list_studies
 
 __all__ = ["MACHINE_SETTINGS", "Cell", "Combination", "Definition", "Factor", "Level", "Paper", "load_study"]
 
@@ -209,6 +209,32 @@ class Definition:
             circumstances + (0 if self.trend is None else circumstances // len(self._factor(self.trend).levels))
         )
 
+    def cells_of(self, levels: Mapping[str, Collection[str]]) -> tuple[Cell, ...]:
+        """The trainings with certain levels.
+
+        Args:
+            levels: By the name of a factor, those of its levels that are wanted; of other factors, all.
+
+        Returns:
+            A part of `cells`.
+
+        Raises:
+            ConfigError: If a factor or a level is unknown.
+        """
+        for name, wanted in levels.items():
+            factor = next((f for f in self.factors if f.name == name), None)
+            if factor is None:
+                raise ConfigError(f"the study '{self.name}' has no factor '{name}'; there is {_listed(self.factors)}")
+            known = [level.name for level in factor.levels]
+            for level in wanted:
+                if level not in known:
+                    raise ConfigError(
+                        f"'{name}' has no level '{level}'.{did_you_mean(level, known)} There are {', '.join(known)}"
+                    )
+        return tuple(
+            cell for cell in self.cells if all(cell.combination.levels[name] in levels[name] for name in levels)
+        )
+
     def overrides(self, cell: Cell) -> dict[str, Any]:
         """What a cell changes of the recipe."""
         changed: dict[str, Any] = copy.deepcopy(dict(self.settings))
@@ -273,8 +299,6 @@ class Definition:
         varied = set().union(*(f.settings for f in self.factors))
         usual = make_config(self.recipe, **self.overrides(self.cells[0]))
         small = {k: v for k, v in _TINY.items() if k not in varied}
-        if usual.schedule == "plateau":
-            small["epochs"] = 2
         if usual.schedule != "step":
             small.pop("milestones", None)
         _merge(settings, small)
@@ -340,7 +364,7 @@ def load_study(name_or_path: str) -> Definition:
         >>> [level.name for level in load_study("se-reduction").factor.levels]
         ['none', '2', '4', '8', '16', '32']
     """
-    path = study_file(name_or_path)
+    path = STUDIES.find(name_or_path)
     origin = f"the study '{name_or_path}'" if name_or_path in list_studies() else str(path)
     return _from_values({"name": path.stem, **read_yaml(path)}, origin)
 
@@ -474,6 +498,8 @@ def _check_extras(study: Definition) -> None:
 
 
 def _check_levels(study: Definition, factor: Factor) -> None:
+    if factor.name == "seed":
+        raise ConfigError("a factor may not be called 'seed': every study has its seeds; say how many by seeds: N")
     names = [level.name for level in factor.levels]
     least = 2 if factor.name == study.compare else 1
     if len(names) < least:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ _PATIENCE_SECONDS = 30.0  # for a worker that was asked to stop
 _MOST_KILLED = 30  # workers that were killed, in one call: beyond, something on this machine kills them all
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class StudyResult:
     """A study as a call left it.
 
@@ -55,6 +55,7 @@ def run_study(
     workers: int = 1,
     seconds: float | None = None,
     cells: int | None = None,
+    only: Mapping[str, Sequence[str]] | None = None,
     threads: int | None = None,
     heartbeat: int = HEARTBEAT_SECONDS,
     machine: Mapping[str, Any] | None = None,
@@ -73,6 +74,8 @@ def run_study(
         workers: How many cells are trained at once on this machine.
         seconds: Stop cleanly after so many; None: when all is done.
         cells: Train so many cells at most; None: all.
+        only: By the name of a factor, the levels whose cells this call trains; None: all. The study stays what it is,
+            and its report says what is missing.
         threads: Threads of torch for each worker; the machine's cores shared between them if not given. On a CPU they
             are part of what makes a result repeatable bit for bit.
         heartbeat: Seconds between two signs of life of a worker; one that is silent for three times as long is taken
@@ -91,6 +94,7 @@ def run_study(
     """
     output = Path(output)
     _check_call(definition, workers, seconds, cells, machine or {})
+    definition.cells_of(only or {})
     if progress is None:
         from sgenet.classification.progress import ConsoleProgress
 
@@ -105,7 +109,14 @@ def run_study(
         progress.line(sentence)
     share = max(1, (os.cpu_count() or 1) // workers)
     task = Task(
-        opened.name, str(output.absolute()), uuid.uuid4().hex, cells, threads or share, heartbeat, dict(machine or {})
+        name=opened.name,
+        output=str(output.absolute()),
+        session=uuid.uuid4().hex,
+        limit=cells,
+        only={name: list(levels) for name, levels in (only or {}).items()},
+        threads=threads or share,
+        heartbeat=heartbeat,
+        machine=dict(machine or {}),
     )
     stopped = _Crew(task, url, workers, output).watch(opened, definition, seconds, progress)
     return _reported(opened, definition, output, stopped, machine or {}, progress)
@@ -199,11 +210,9 @@ def _claim(output: Path, storage: str | None) -> None:
 
 def _costs(definition: Definition, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each combination's network costs; building them all also shows that their names and options are right."""
-    from dataclasses import asdict
-
     from sgenet.classification.images import open_config_data
+    from sgenet.classification.training import create_network
     from sgenet.cost import count
-    from sgenet.models import create_model
     from sgenet.study.definition import Cell
 
     costs, classes = {}, None
@@ -211,14 +220,8 @@ def _costs(definition: Definition, machine: Mapping[str, Any]) -> dict[str, dict
         config = definition.config(Cell(combination, 0), **machine)
         if classes is None:
             classes = len(open_config_data(config).classes)
-        network = create_model(
-            config.model,
-            num_classes=classes,
-            attention=config.attention,
-            attention_options=config.attention_options,
-            **config.model_options,
-        )
-        costs[combination.name] = asdict(count(network, (1, 3, config.image_size, config.image_size)))
+        network = create_network(dataclasses.replace(config, pretrained=False), classes)
+        costs[combination.name] = dataclasses.asdict(count(network, (1, 3, config.image_size, config.image_size)))
     return costs
 
 

@@ -1,8 +1,9 @@
 """Where a study keeps what it found: an Optuna storage, in a file or on a server that several machines share.
 
-Each cell of the grid is entered as a trial that waits. A worker takes one, tells the storage every few seconds that it
-is alive, and completes it with its result. A trial whose worker falls silent is failed, and entered again in its place;
-what a worker says of a trial that was taken from it is refused. So there is at most one result a cell.
+Each cell of the grid is entered as a trial that waits. A worker takes the first in the order of the grid, tells the
+storage every few seconds that it is alive, and completes it with its result. A trial whose worker stops waits again;
+one whose worker falls silent is failed, and entered again in its place; what a worker says of a trial that was taken
+from it is refused. So there is at most one result a cell.
 
 Everything a report needs is in the storage; run folders may lie on other machines.
 """
@@ -10,25 +11,27 @@ Everything a report needs is in the storage; run folders may lie on other machin
 from __future__ import annotations
 
 import logging
-import os
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 import sqlalchemy
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sgenet.classification.run_folder import EpochRow
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.definition import Cell, Definition
+from sgenet.study.locking import alone
 
 __all__ = ["Claim", "Result", "State", "Storage", "Superseded", "file_url", "shown_url"]
 
@@ -39,6 +42,7 @@ _FILE_TIMEOUT = 120  # seconds that a process waits for others to finish writing
 _SERVER_TIMEOUT = 15
 _MOST_SEEDS = 10_000
 _DEFINITION, _COSTS, _TIMES = "definition", "costs", "times"  # of the study
+_SEED = "seed"  # a trial's parameter, beside the factors
 _CELL, _ERROR, _SESSION, _RESULT = "cell", "error", "session", "result"  # of a trial
 
 
@@ -104,9 +108,9 @@ class Claim:
         cell: Which.
     """
 
-    def __init__(self, cell: Cell, trial: Trial) -> None:
+    def __init__(self, cell: Cell, storage: RDBStorage, trial: int) -> None:
         self.cell = cell
-        self._trial = trial
+        self._storage, self._trial = storage, trial
 
     def report(self, row: EpochRow) -> None:
         """Tell of an epoch.
@@ -114,21 +118,61 @@ class Claim:
         Raises:
             Superseded: If the cell is another worker's now.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of an epoch that was told of before an interruption
-                self._trial.report(row.val_top1, row.epoch)
-        except UpdateFinishedTrialError as error:
-            raise Superseded from error
+        with self._mine():
+            self._storage.set_trial_intermediate_value(self._trial, row.epoch, row.val_top1)
 
-    def note(self, name: str, value: Any) -> None:  # noqa: ANN401  # JSON-able
-        """Keep something with the trial.
+    def fail(self, reason: str) -> None:
+        """The cell cannot be trained.
 
         Raises:
             Superseded: As `report`.
         """
+        with self._mine():
+            self._storage.set_trial_user_attr(self._trial, _ERROR, reason)
+            self._storage.set_trial_state_values(self._trial, TrialState.FAIL)
+
+    def complete(self, result: Result) -> None:
+        """The cell has been trained.
+
+        Raises:
+            Superseded: As `report`.
+        """
+        with self._mine():
+            self._storage.set_trial_user_attr(self._trial, _RESULT, result.to_dict())
+            self._storage.set_trial_state_values(self._trial, TrialState.COMPLETE, [result.top1])
+
+    def give_back(self) -> None:
+        """Let the cell wait for another worker, or another time.
+
+        Raises:
+            Superseded: As `report`.
+        """
+        with self._mine():
+            self._storage.set_trial_state_values(self._trial, TrialState.WAITING)
+
+    @contextmanager
+    def alive(self, seconds: float) -> Iterator[None]:
+        """Tell the storage so every few seconds."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(seconds):
+                # A server that is away for a moment: the next time may reach it.
+                with suppress(SQLAlchemyError, StorageInternalError):
+                    self._storage.record_heartbeat(self._trial)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
         try:
-            self._trial.set_user_attr(name, value)
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    @contextmanager
+    def _mine(self) -> Iterator[None]:
+        try:
+            yield
         except UpdateFinishedTrialError as error:
             raise Superseded from error
 
@@ -149,7 +193,7 @@ class Storage:
     def __init__(self, url: str, name: str, heartbeat: int = HEARTBEAT_SECONDS) -> None:
         if heartbeat < 1:
             raise ConfigError(f"heartbeat={heartbeat} must be 1 second or more")
-        self.url, self.name = _with_driver(url), name
+        self.url, self.name, self._heartbeat = _with_driver(url), name, heartbeat
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         server = not self.url.startswith("sqlite")
@@ -204,9 +248,8 @@ class Storage:
             RunError: If the storage has a study of this name that trains something else.
         """
         with self._reachable(), self._alone():
-            sampler = optuna.samplers.RandomSampler()  # never asked: every trial's parameters are fixed
             self._study = optuna.create_study(
-                storage=self._storage, sampler=sampler, study_name=self.name, direction="maximize", load_if_exists=True
+                storage=self._storage, study_name=self.name, direction="maximize", load_if_exists=True
             )
             known = self._study.user_attrs.get(_DEFINITION)
             if known is not None:
@@ -218,22 +261,24 @@ class Storage:
             self._enter_missing(definition)
         return definition
 
-    def _enter_missing(self, definition: Definition, *, again: bool = True) -> None:
+    def _enter_missing(self, definition: Definition) -> None:
         alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-        taken = {
-            trial.user_attrs.get(_CELL)
-            for trial in self._opened().get_trials(deepcopy=False)
-            if trial.state in alive or (not again and _ERROR in trial.user_attrs)
-        }
+        taken = {trial.user_attrs.get(_CELL) for trial in self._trials() if trial.state in alive}
+        kinds = _parameter_kinds(definition)
         for cell in definition.cells:
             if cell.key not in taken:
-                parameters = {**cell.combination.levels, "seed": cell.seed}
-                self._opened().enqueue_trial(parameters, user_attrs={_CELL: cell.key})
+                trial = optuna.create_trial(
+                    state=TrialState.WAITING,
+                    params={**cell.combination.levels, _SEED: cell.seed},
+                    distributions=kinds,
+                    user_attrs={_CELL: cell.key},
+                )
+                self._opened().add_trial(trial)
 
     def state(self) -> State:
         """How far the study is, whoever works on it."""
         with self._reachable():
-            trials = self._opened().get_trials(deepcopy=False)
+            trials = self._trials()
         results: dict[str, Result] = {}
         running: dict[str, tuple[int, float] | None] = {}
         waiting, failed = [], {}
@@ -277,9 +322,14 @@ class Storage:
     # ----------------------------------------------------------------------------------------- one's work
 
     def work(
-        self, definition: Definition, train: Callable[[Claim], Result], session: str = "", limit: int | None = None
+        self,
+        definition: Definition,
+        train: Callable[[Claim], Result],
+        session: str = "",
+        limit: int | None = None,
+        among: Collection[str] | None = None,
     ) -> Literal["worked", "busy", "done"]:
-        """Take a cell that waits, and train it.
+        """Take the first cell that waits, and train it.
 
         Args:
             definition: The study.
@@ -287,6 +337,7 @@ class Storage:
                 the cell back, for another worker or another time, and is raised again.
             session: Whose work this counts as.
             limit: How many cells a session may take; None for all.
+            among: Keys of the cells that may be taken; None for all.
 
         Returns:
             "worked" after a cell, whatever came of it; "busy" where others are at work on all that is left; "done"
@@ -295,53 +346,49 @@ class Storage:
         Raises:
             RunError: If the storage cannot be reached.
         """
-        cells = {cell.key: cell for cell in definition.cells}
-        lock = self._alone()
-        with self._reachable(), _Held(lock) as held, warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self._opened())
-            trials = self._opened().get_trials(deepcopy=False)
-            states = [trial.state for trial in trials]
+        with self._reachable():
+            claim = self._take(definition, session, limit, among)
+            if not isinstance(claim, Claim):
+                return claim
+            with suppress(Superseded), claim.alive(self._heartbeat):
+                _train(claim, train)
+        return "worked"
+
+    def _take(
+        self, definition: Definition, session: str, limit: int | None, among: Collection[str] | None
+    ) -> Claim | Literal["busy", "done"]:
+        with self._alone():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.storages.fail_stale_trials(self._opened())
+            trials = self._trials()
             if limit is not None and len(_taken(trials, session)) >= limit:
                 return "done"
-            if TrialState.WAITING not in states:
-                return "busy" if TrialState.RUNNING in states else "done"
+            open_to_it = [t for t in trials if among is None or t.user_attrs.get(_CELL) in among]
+            waiting = {t.user_attrs.get(_CELL): t for t in open_to_it if t.state == TrialState.WAITING}
+            cell = next((cell for cell in definition.cells if cell.key in waiting), None)
+            if cell is None:
+                return "busy" if any(t.state == TrialState.RUNNING for t in open_to_it) else "done"
+            study = self._storage.get_study_id_from_name(self.name)
+            trial = self._storage.get_trial_id_from_study_id_trial_number(study, waiting[cell.key].number)
+            self._storage.set_trial_user_attr(trial, _SESSION, session)
+            self._storage.record_heartbeat(trial)  # first: what runs without one would never be found silent
+            self._storage.set_trial_state_values(trial, TrialState.RUNNING)
+            return Claim(cell, self._storage, trial)
 
-            superseded = False
-
-            def objective(trial: Trial) -> float:
-                nonlocal superseded
-                claim = Claim(cells[trial.user_attrs[_CELL]], trial)
-                _fix(trial, definition)
-                trial.set_user_attr(_SESSION, session)
-                held.release()
-                try:
-                    return _train(claim, train)
-                except Superseded:
-                    superseded = True
-                    raise
-
-            try:
-                self._opened().optimize(objective, n_trials=1, catch=(_Failed,))
-            except BaseException:
-                held.release()
-                if superseded:  # Optuna complains, too, of what it is told of a trial that has ended
-                    return "worked"
-                with self._alone():
-                    self._enter_missing(definition, again=False)
-                raise
-        return "worked"
+    def _trials(self) -> list[FrozenTrial]:
+        return self._opened().get_trials(deepcopy=False)
 
     def _opened(self) -> optuna.Study:
         if self._study is None:
-            sampler = optuna.samplers.RandomSampler()
-            self._study = optuna.load_study(study_name=self.name, storage=self._storage, sampler=sampler)
+            self._study = optuna.load_study(study_name=self.name, storage=self._storage)
         return self._study
 
-    def _alone(self) -> Any:  # noqa: ANN401  # a context manager
+    def _alone(self) -> AbstractContextManager[None]:
         """Keep other processes from taking or entering cells meanwhile."""
         if self.url.startswith("sqlite"):
-            return _file_lock(Path(sqlalchemy.engine.make_url(self.url).database or ""))
+            database = Path(sqlalchemy.engine.make_url(self.url).database or "")
+            return alone(database.with_name(f"{database.name}.lock"))
         return _server_lock(self.url, self.name)
 
     @contextmanager
@@ -381,27 +428,25 @@ def _taken(trials: list[FrozenTrial], session: str) -> set[str]:
     return {trial.user_attrs[_CELL] for trial in begun if trial.user_attrs.get(_SESSION) == session}
 
 
-class _Failed(Exception):  # noqa: N818  # what Optuna is told
-    """A cell's training failed for a reason of its own."""
-
-
-def _train(claim: Claim, train: Callable[[Claim], Result]) -> float:
+def _train(claim: Claim, train: Callable[[Claim], Result]) -> None:
     try:
         result = train(claim)
-    except RunError as error:
-        if isinstance(error.__cause__, OSError):
-            raise  # a full disk is not the cell's fault
-        claim.note(_ERROR, str(error))
-        raise _Failed from error
-    claim.note(_RESULT, result.to_dict())
-    return result.top1
+    except Superseded:
+        raise
+    except BaseException as error:
+        if isinstance(error, RunError) and not isinstance(error.__cause__, OSError):  # a full disk is not its fault
+            claim.fail(str(error))
+            return
+        with suppress(Superseded):
+            claim.give_back()
+        raise
+    claim.complete(result)
 
 
-def _fix(trial: Trial, definition: Definition) -> None:
-    """Let the storage show the cell's levels as the trial's parameters."""
-    for factor in definition.factors:
-        trial.suggest_categorical(factor.name, [level.name for level in factor.levels])
-    trial.suggest_int("seed", 0, _MOST_SEEDS)
+def _parameter_kinds(definition: Definition) -> dict[str, Any]:
+    """The cells' levels as parameters of trials, for who looks at the storage with Optuna's own tools."""
+    levels = {f.name: CategoricalDistribution([level.name for level in f.levels]) for f in definition.factors}
+    return {**levels, _SEED: IntDistribution(0, _MOST_SEEDS)}
 
 
 def _check_same(before: Definition, now: Definition, name: str) -> None:
@@ -446,41 +491,6 @@ def _with_driver(url: str) -> str:
         raise ConfigError("--storage sqlite:// names no file; give sqlite:///FILE")
     drivername = "sqlite" if kind == "sqlite" else "postgresql+psycopg"
     return parsed.set(drivername=drivername).render_as_string(hide_password=False)
-
-
-class _Held:
-    """A lock that may be let go before its block ends."""
-
-    def __init__(self, lock: Any) -> None:  # noqa: ANN401  # a context manager
-        self._lock: Any = lock
-
-    def __enter__(self) -> _Held:
-        self._lock.__enter__()
-        return self
-
-    def release(self) -> None:
-        """Let go, if that is not done yet."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.__exit__(None, None, None)
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-
-@contextmanager
-def _file_lock(database: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # Windows, where one process may work on a file
-        yield
-        return
-    file = os.open(database.with_name(f"{database.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sgenet.bench.table import aligned
 from sgenet.study.analysis import Analysis, Difference, Row
 from sgenet.study.definition import Definition
 from sgenet.study.wording import answer, detectable, failures, mean_and_spread, signed, span
@@ -152,14 +153,7 @@ def summary(analysis: Analysis) -> str:
         levels = [row.combination.levels[f.name] for f in factors]
         figures = [mean_and_spread(row), str(len(row.results)), gap.value, gap.detail or "–", judged.detail or "–"]
         lines.append([*levels, *figures, judged.value])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = []
-    for line in lines:
-        cells = [
-            c.ljust(w) if i < len(factors) else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join([*text, "", answer(analysis), *failures(analysis)])
+    return "\n".join([aligned(lines[0], lines[1:], len(factors)), "", answer(analysis), *failures(analysis)])
 
 
 def plan(definition: Definition) -> str:

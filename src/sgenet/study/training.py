@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgenet.classification.config import TrainConfig, to_words
 from sgenet.classification.run_folder import EpochRow, RunFolder, describe_environment
 from sgenet.study.definition import Definition
+from sgenet.study.locking import alone
 from sgenet.study.storage import Claim, Result
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ def train_cell(
     """
     run = output / "runs" / claim.cell.folder
     config = definition.config(claim.cell, run, **machine)
-    with _alone_in(run):
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with alone(run.with_name(f".{run.name}.lock")):  # one that was taken for dead may live, until its next epoch
         history = _trained(config, run, lambda: images.of(config), claim.report)
     words = ["sgenet", "train", *to_words(dataclasses.replace(config, output=None), definition.recipe)]
     return Result(history, shlex.join(words), str(run), describe_environment())
@@ -138,20 +138,3 @@ class _Reporting:
 
     def stop(self) -> None:
         """Nothing."""
-
-
-@contextmanager
-def _alone_in(run: Path) -> Iterator[None]:
-    """Wait until no other process writes to the run: one that was taken for dead may live, until its next epoch."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    run.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(run.with_name(f".{run.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

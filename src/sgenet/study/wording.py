@@ -93,9 +93,10 @@ def _nothing(baseline: str, rows: Sequence[tuple[Block, Row]]) -> str:
         block, row = rows[0]
         return f"{_name(block, row)} does not differ significantly from {baseline}: {_seen(row)}"
     block, row = max(rows, key=lambda pair: abs(_points(pair[1])))
+    which = "either of the two" if len(rows) == 2 else f"any of the {number_word(len(rows))}"
     return (
-        f"no level of {number_word(len(rows))} differs significantly from {baseline}; the largest difference is that "
-        f"of {_name(block, row)}: {_seen(row)}"
+        f"no significant difference from {baseline} was found for {which}; the largest is that of {_name(block, row)}: "
+        f"{_seen(row)}"
     )
 
 

@@ -40,6 +40,7 @@ class Task:
         output: Its folder on this machine.
         session: Whose work its cells count as.
         limit: How many cells the session may take; None for all.
+        only: By the name of a factor, the levels whose cells it may take; of other factors, all.
         threads: How many threads of torch it may use.
         heartbeat: Seconds between two signs of life.
         machine: Settings that belong to this machine.
@@ -49,6 +50,7 @@ class Task:
     output: str
     session: str = ""
     limit: int | None = None
+    only: dict[str, list[str]] = field(default_factory=dict)
     threads: int | None = None
     heartbeat: int = HEARTBEAT_SECONDS
     machine: dict[str, Any] = field(default_factory=dict)
@@ -75,12 +77,13 @@ def work(task: Task, url: str) -> None:
         torch.set_num_threads(task.threads)
     storage = Storage(url, task.name, task.heartbeat)
     definition = storage.definition()
+    among = {cell.key for cell in definition.cells_of(task.only)}
     images = Images()
 
     def train(claim: Claim) -> Result:
         return train_cell(definition, claim, Path(task.output), images, task.machine)
 
-    while (done := storage.work(definition, train, task.session, task.limit)) != "done":
+    while (done := storage.work(definition, train, task.session, task.limit, among)) != "done":
         if done == "busy":  # one of the others may die yet
             time.sleep(_POLL_SECONDS)
 

@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
+from sgenet.named_files import NamedFiles, read_yaml
 
-__all__ = ["list_recipes", "load_recipe", "read_yaml", "recipe_file", "recipe_summary", "suggest_recipe"]
+__all__ = ["RECIPES", "list_recipes", "load_recipe", "recipe_summary", "suggest_recipe"]
 
-_FOLDER = Path(__file__).parent
+RECIPES = NamedFiles("recipe", Path(__file__).parent)
+
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
@@ -25,28 +26,7 @@ def list_recipes() -> list[str]:
         >>> "cifar" in list_recipes()
         True
     """
-    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
-
-
-def recipe_file(name_or_path: str) -> Path:
-    """The YAML file of a recipe.
-
-    Args:
-        name_or_path: A name of `list_recipes()`, or a YAML file.
-
-    Returns:
-        The file.
-
-    Raises:
-        UnknownNameError: If there is neither such a recipe nor such a file.
-    """
-    if name_or_path in list_recipes():
-        return _FOLDER / f"{name_or_path}.yaml"
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    hint = did_you_mean(name_or_path, list_recipes()) or f" There are {', '.join(list_recipes())}."
-    raise UnknownNameError(f"there is no recipe and no file '{name_or_path}'.{hint}")
+    return RECIPES.names()
 
 
 def load_recipe(name_or_path: str) -> dict[str, Any]:
@@ -66,7 +46,7 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
         >>> load_recipe("imagenet_senet")["batch_size"]
         1024
     """
-    return read_yaml(recipe_file(name_or_path))
+    return read_yaml(RECIPES.find(name_or_path))
 
 
 def recipe_summary(name_or_path: str) -> str:
@@ -82,32 +62,9 @@ def recipe_summary(name_or_path: str) -> str:
         >>> recipe_summary("shapes")
         'The generated shapes, 64 pixels: about half a minute of training on two CPU cores.'
     """
-    with recipe_file(name_or_path).open(encoding="utf-8") as lines:
+    with RECIPES.find(name_or_path).open(encoding="utf-8") as lines:
         first = next(lines, "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping; empty for an empty file.
-
-    Raises:
-        ConfigError: If the file cannot be read, or holds something else.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold lines of `setting: value`, not {type(values).__name__}")
-    return values or {}
 
 
 def suggest_recipe(data: str, *, pretrained: bool = False, weights: bool = False) -> str:

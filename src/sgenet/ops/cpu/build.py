@@ -8,6 +8,7 @@ This file imports nothing of the package, because it is used where the package i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -63,7 +64,7 @@ def find_compiler() -> list[str]:
 
 
 def build(folder: Path, extra: Sequence[str] = (), machine: str | None = None) -> Path:
-    """Compile and link the library.
+    """Compile and link the library, unless the one that is there was made of the same sources in the same way.
 
     Args:
         folder: Where to put it; an older one is replaced in one step.
@@ -78,10 +79,14 @@ def build(folder: Path, extra: Sequence[str] = (), machine: str | None = None) -
     """
     compiler = find_compiler()
     sources = {**_SOURCES, **(_X86_SOURCES if (machine or platform.machine()).lower() in ("x86_64", "amd64") else {})}
+    stamp = _stamp(compiler, [*sources, *extra, platform.system()])
+    library = folder / LIBRARY
+    if library.is_file() and stamp.encode() in library.read_bytes():
+        return library
     with tempfile.TemporaryDirectory() as scratch:
         objects = [str(Path(scratch) / f"{name}.o") for name in sources]
         commands = [
-            [*compiler, *_FLAGS, *flags, *extra, "-c", str(_HERE / name), "-o", target]
+            [*compiler, *_FLAGS, *flags, *extra, f'-DSGENET_STAMP="{stamp}"', "-c", str(_HERE / name), "-o", target]
             for (name, flags), target in zip(sources.items(), objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -93,11 +98,19 @@ def build(folder: Path, extra: Sequence[str] = (), machine: str | None = None) -
         # Next to its place first: a rename within one folder is never seen half done.
         fresh = folder / f".{LIBRARY}.{os.getpid()}"
         shutil.copy(linked, fresh)
-        fresh.replace(folder / LIBRARY)
-    return folder / LIBRARY
+        fresh.replace(library)
+    return library
 
 
-def _run(command: list[str]) -> None:
+def _stamp(compiler: Sequence[str], words: Sequence[str]) -> str:
+    """What the library is made of and by, as a short text that the library holds."""
+    digest = hashlib.sha256("\n".join([*compiler, *words, _run([*compiler, "--version"])]).encode())
+    for file in sorted([*_HERE.glob("*.cpp"), *_HERE.glob("*.h"), Path(__file__)]):
+        digest.update(file.name.encode() + file.read_bytes())
+    return f"sgenet build {digest.hexdigest()}"
+
+
+def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -105,6 +118,7 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [f"status {done.returncode}"]
         raise BuildError(f"{command[0]} failed: {lines[0]}")
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ SGENET_EXPORT int sgenet_use(const char* name) {
   return 0;
 }
 
+// What this library was compiled from, and how; build.py looks for it in the file.
+SGENET_EXPORT const char* sgenet_stamp() { return SGENET_STAMP; }
+
 SGENET_EXPORT const char* sgenet_used() { return widest()->kernels->name; }
 
 // Whether a runtime for threads was found when the library was loaded.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sgenet.errors import UnknownNameError, did_you_mean
+from sgenet.named_files import NamedFiles
 
-__all__ = ["list_studies", "study_file"]
+__all__ = ["STUDIES", "list_studies"]
 
-_FOLDER = Path(__file__).parent
+STUDIES = NamedFiles("study", Path(__file__).parent)
 
 
 def list_studies() -> list[str]:
@@ -21,25 +21,4 @@ def list_studies() -> list[str]:
         >>> "sge-groups" in list_studies()
         True
     """
-    return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
-
-
-def study_file(name_or_path: str) -> Path:
-    """The YAML file of a study.
-
-    Args:
-        name_or_path: A name of `list_studies()`, or a YAML file.
-
-    Returns:
-        The file.
-
-    Raises:
-        UnknownNameError: If there is neither such a study nor such a file.
-    """
-    if name_or_path in list_studies():
-        return _FOLDER / f"{name_or_path}.yaml"
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    hint = did_you_mean(name_or_path, list_studies()) or f" There are {', '.join(list_studies())}."
-    raise UnknownNameError(f"there is no study and no file '{name_or_path}'.{hint}")
+    return STUDIES.names()
