@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import sgenet
-from sgenet.classification.progress import ConsoleProgress
-from sgenet.classification.run_folder import RunFolder
+from sgenet.classification.history import EpochRow
 from sgenet.errors import SgenetError
 from sgenet.study.statistics import compare
+from sgenet.training.progress import ConsoleProgress
+from sgenet.training.run_folder import RunFolder
 
 MODEL = "resnet8_cifar"
 
@@ -31,14 +32,14 @@ def trained(folder: Path, **settings: Any) -> Path:  # noqa: ANN401  # settings 
     run = RunFolder(folder)
     if not run.metrics.is_file():
         sgenet.train(config, progress=ConsoleProgress())
-    elif len(run.read_metrics()) < config.epochs:
+    elif len(run.read_metrics(EpochRow)) < config.epochs:
         sgenet.resume(folder, progress=ConsoleProgress())
     return folder
 
 
 def last_top1(run: Path) -> float:
     """Top-1 after the last epoch, percent."""
-    return RunFolder(run).read_metrics()[-1].val_top1
+    return RunFolder(run).read_metrics(EpochRow)[-1].val_top1
 
 
 def top1_with_attention(run: Path) -> float:

@@ -32,9 +32,9 @@ import torch
 import torchvision
 
 import sgenet
-from sgenet.classification.progress import SilentProgress
 from sgenet.study.definition import Cell, Definition, load_study
 from sgenet.study.statistics import compare, holm, standard_deviation
+from sgenet.training.progress import SilentProgress
 
 LIMIT_SECONDS = 180.0
 TINY_FILES = 16  # a class

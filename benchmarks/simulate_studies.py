@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.study import Analysis, Definition, analyse
 from sgenet.study.definition import Factor, Level
 from sgenet.study.statistics import smallest_difference

@@ -37,10 +37,10 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 import sgenet
-from sgenet.classification.run_folder import write_whole
 from sgenet.errors import SgenetError
 from sgenet.surgery import attention_report, find_sites
 from sgenet.surgery.recording import example_input
+from sgenet.writing import write_whole
 
 TIMM_FILES = (
     "byoanet", "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "edgenext",

@@ -14,8 +14,9 @@ import yaml
 from PIL import Image
 
 import sgenet
-from sgenet.classification.config import TrainConfig, field_types, make_config
+from sgenet.classification.config import TrainConfig, make_config
 from sgenet.cli import main
+from sgenet.training.settings import types_of
 
 HEAVY = ["torch", "numpy", "pytorch_lightning", "torchvision", "timm", "rich", "matplotlib"]
 
@@ -77,7 +78,7 @@ def test_help_names_every_command_and_every_setting(capsys):
         assert f"usage: sgenet {command}" in capsys.readouterr().out
     assert main(["train", "--recipe", "imagenet_senet", "--help"]) == 0
     text = capsys.readouterr().out
-    for name in field_types():
+    for name in types_of(TrainConfig):
         assert f"--{name.replace('_', '-')}" in text
     assert "(now 0.6)" in text, "the recipe's own values are shown"
 
@@ -249,7 +250,10 @@ def test_an_interruption_is_answered_with_the_way_on(capsys, monkeypatch):
 
 
 def test_a_missing_extra_is_named(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "sgenet.classification.training", raising=False)
+    for module in [
+        m for m in sys.modules if m.startswith(("sgenet.classification.training", "sgenet.training.fitting"))
+    ]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     assert "sgenet[train]" in error_of(capsys, "train", "--data", "shapes")
 

@@ -32,6 +32,8 @@ FLOORS = {
     "surgery": 2,
     "data": 3,
     "models": 3,
+    "training": 3,
+    "writing": 0,
     "cost": 3,
     "timing": 3,
     "inference": 3,

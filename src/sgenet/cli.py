@@ -14,16 +14,16 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
 import sgenet
 from sgenet.bench.environment import ALLOCATORS, prepare
 from sgenet.bench.settings import BenchSettings
-from sgenet.classification.config import TrainConfig, field_types, make_config, to_yaml
+from sgenet.classification.config import TrainConfig, make_config
 from sgenet.classification.recipes import RECIPES, list_recipes, recipe_summary, suggest_recipe
 from sgenet.errors import ConfigError, SgenetError, UnknownNameError, did_you_mean
+from sgenet.training.settings import ordered_fields, to_yaml, types_of
 
 if TYPE_CHECKING:
     from sgenet.classification.evaluation import EvalResult
@@ -143,7 +143,8 @@ def _train(words: list[str]) -> int:
         return 0
     if not config.data:
         raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
-    from sgenet.classification.training import is_first_process, train
+    from sgenet.classification.training import train
+    from sgenet.training.fitting import is_first_process
 
     if own.recipe is None and recipe is not None and is_first_process():
         print(f"recipe: {recipe} (chosen by the data; `--recipe NAME` takes another)")
@@ -200,7 +201,7 @@ def _parsed(start: TrainConfig, words: list[str]) -> dict[str, Any]:
 
     parser = ArgumentParser(prog="sgenet train", exit_on_error=False, add_help=False)
     parser.add_argument("--config", action="config")
-    for name, hint in field_types().items():
+    for name, hint in types_of(TrainConfig).items():
         option, default = f"--{name.replace('_', '-')}", getattr(start, name)
         if hint is bool:
             parser.add_argument(option, action=ActionYesNo(no_prefix="no-"), default=default)
@@ -215,24 +216,24 @@ def _parsed(start: TrainConfig, words: list[str]) -> dict[str, Any]:
     except ArgumentError as error:
         raise ConfigError(_plain(str(error))) from error
     values.pop("config")
-    return {name: values[name] for name in field_types()}
+    return {name: values[name] for name in types_of(TrainConfig)}
 
 
 def _plain(message: str) -> str:
     """The parser's message in the words of the settings."""
     key = re.search(r'Parser key "(\w+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
-    if key is not None and value is not None and key[1] in field_types():
+    if key is not None and value is not None and key[1] in types_of(TrainConfig):
         return f"--{key[1].replace('_', '-')} must be {_type_words(key[1])}, not '{value[1].strip()}'"
     unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message, re.IGNORECASE)
     if unknown is not None:
-        hint = did_you_mean(unknown[1], [f"--{name.replace('_', '-')}" for name in field_types()])
+        hint = did_you_mean(unknown[1], [f"--{name.replace('_', '-')}" for name in types_of(TrainConfig)])
         return f"there is no option {unknown[1]}.{hint} `sgenet train --help` lists them"
     return message
 
 
 def _type_words(name: str) -> str:
-    hint = field_types()[name]
+    hint = types_of(TrainConfig)[name]
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     inner = [a for a in get_args(hint) if a is not type(None)]
     if hint in words:
@@ -244,16 +245,6 @@ def _type_words(name: str) -> str:
     if all(isinstance(a, str) for a in inner):
         return "one of " + ", ".join(inner)
     return " or ".join(words[a] for a in inner)
-
-
-_SECTIONS = {
-    "model": "Network",
-    "data": "Images",
-    "image_size": "How images are seen",
-    "crop": "How training images are varied",
-    "epochs": "Optimisation",
-    "precision": "Machine and output",
-}
 
 
 def _train_help(config: TrainConfig) -> str:
@@ -269,14 +260,16 @@ def _train_help(config: TrainConfig) -> str:
         *_option("--print-config", "show the resulting settings and leave"),
         *_option("--resume RUN", "go on with a run that was stopped, or with --epochs train it for longer"),
     ]
-    for item in fields(TrainConfig):
-        if item.name in _SECTIONS:
-            lines += ["", f"{_SECTIONS[item.name]}:"]
+    section = ""
+    for item in ordered_fields(TrainConfig):
+        if item.metadata["section"] != section:
+            section = item.metadata["section"]
+            lines += ["", f"{section}:"]
         name = item.name.replace("_", "-")
         value = getattr(config, item.name)
-        if field_types()[item.name] is bool:
+        if types_of(TrainConfig)[item.name] is bool:
             lines += _option(f"--{name}, --no-{name}", f"{item.metadata['help']} (now {'on' if value else 'off'})")
-        elif get_origin(field_types()[item.name]) is dict:
+        elif get_origin(types_of(TrainConfig)[item.name]) is dict:
             lines += _option(f"--{name}.NAME VALUE", f"{item.metadata['help']} (now {value})")
         else:
             lines += _option(f"--{name} {_placeholder(item.name)}", f"{item.metadata['help']} (now {_shown(value)})")
@@ -290,7 +283,7 @@ def _option(left: str, text: str) -> list[str]:
 
 
 def _placeholder(name: str) -> str:
-    hint = field_types()[name]
+    hint = types_of(TrainConfig)[name]
     choices = [a for a in get_args(hint) if isinstance(a, str)]
     if choices:
         return "|".join(choices)
@@ -304,7 +297,7 @@ def _shown(value: Any) -> str:  # noqa: ANN401  # any setting
 
 
 def _report(result: TrainResult) -> None:
-    from sgenet.classification.training import is_first_process
+    from sgenet.training.fitting import is_first_process
 
     if not is_first_process():
         return
@@ -485,11 +478,11 @@ def _study_settings(recipe: str | None, words: list[str]) -> dict[str, Any]:
         return {}
     named = {word.partition("=")[0].partition(".")[0].removeprefix("--") for word in words if word.startswith("--")}
     names = {name.removeprefix("no-").replace("-", "_") for name in named}
-    for name in sorted(names - {*field_types()}):
-        hint = did_you_mean(name, field_types())
+    for name in sorted(names - {*types_of(TrainConfig)}):
+        hint = did_you_mean(name, types_of(TrainConfig))
         raise ConfigError(f"there is no option --{name.replace('_', '-')}.{hint} `sgenet study run --help` tells more")
     values = _parsed(make_config(recipe, **_known_model(words)), words)
-    return {name: values[name] for name in field_types() if name in names}
+    return {name: values[name] for name in types_of(TrainConfig) if name in names}
 
 
 def _known_model(words: list[str]) -> dict[str, Any]:

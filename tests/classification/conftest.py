@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sgenet.classification import SilentProgress, TrainConfig, make_config, train
+from sgenet.classification import TrainConfig, make_config, train
 from sgenet.data import ArraySource, ClassificationData
+from sgenet.training import SilentProgress
 
 
 def tinted(count: int, seed: int, side: int = 16) -> ArraySource:

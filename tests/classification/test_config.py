@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import yaml
 
-from sgenet.classification.config import TrainConfig, field_types, make_config, read_config, to_yaml
+from sgenet.classification.config import TrainConfig, make_config
 from sgenet.classification.recipes import list_recipes
 from sgenet.errors import ConfigError
+from sgenet.training.settings import ordered_fields, read_settings, to_yaml, types_of
 
 
 @pytest.mark.parametrize(
@@ -72,8 +71,8 @@ def test_an_unknown_setting_is_an_error_with_a_suggestion():
 
 def test_every_setting_has_help_and_is_written_with_it():
     text = to_yaml(TrainConfig())
-    assert [line.partition(":")[0] for line in text.splitlines()] == list(field_types())
-    for item, line in zip(dataclasses.fields(TrainConfig), text.splitlines(), strict=True):
+    assert [line.partition(":")[0] for line in text.splitlines()] == list(types_of(TrainConfig))
+    for item, line in zip(ordered_fields(TrainConfig), text.splitlines(), strict=True):
         assert len(item.metadata["help"]) > 5
         assert line.endswith(f"# {item.metadata['help']}")
 
@@ -84,7 +83,7 @@ def test_written_settings_read_back_as_they_were(recipe, tmp_path):
     config = make_config(recipe, weight_decay="3e-5", **awkward)
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
-    assert read_config(file) == config
+    assert read_settings(TrainConfig, file) == config
     assert TrainConfig(**yaml.safe_load(to_yaml(config, comments=False))) == config
 
 
@@ -93,9 +92,9 @@ def test_a_file_that_is_no_settings_is_an_error(tmp_path):
     for text, words in (("- 1\n- 2\n", "must hold"), ("a: [", "YAML"), ("epoch: 3", "'epochs'")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=words):
-            read_config(file)
+            read_settings(TrainConfig, file)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "nowhere.yaml")
+        read_settings(TrainConfig, tmp_path / "nowhere.yaml")
 
 
 def test_a_recipes_network_options_stay_with_its_family():

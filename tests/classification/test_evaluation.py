@@ -55,9 +55,10 @@ def test_many_views_are_the_mean_of_their_probabilities(trained):
 
 
 def trained_data(run):
-    from sgenet.classification.config import read_config
+    from sgenet.classification.config import TrainConfig
+    from sgenet.training.settings import read_settings
 
-    return read_config(run / "config.yaml").data
+    return read_settings(TrainConfig, run / "config.yaml").data
 
 
 def test_one_crop_at_the_runs_own_scale_is_the_plain_view(trained):

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 import sgenet
-from sgenet.classification import SilentProgress, resume, train
+from sgenet.classification import resume, train
 from sgenet.data import ArraySource, ClassificationData
 from sgenet.errors import CheckpointError, ConfigError
 from sgenet.models import checkpoint_folder, read_metadata
+from sgenet.training import SilentProgress
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

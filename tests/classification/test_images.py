@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from sgenet.classification import TrainConfig
-from sgenet.classification.devices import autocast, choose_device, resolve_precision
 from sgenet.classification.images import (
     augmentation_of,
     count_workers,
@@ -14,6 +13,7 @@ from sgenet.classification.images import (
     steps_per_epoch,
 )
 from sgenet.errors import ConfigError
+from sgenet.training.devices import autocast, choose_device, resolve_precision
 
 
 def test_images_are_normalised_in_the_asked_memory_format():

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from sgenet.classification import TrainConfig
-from sgenet.classification.task import ClassificationTask, check_network, step_seed
+from sgenet.classification.task import ClassificationTask, check_network
 from sgenet.errors import ConfigError
 from sgenet.models import create_model
+from sgenet.training.task import step_seed
 
 
 def test_seeds_of_steps_and_ranks_differ():
@@ -41,7 +42,7 @@ def test_the_average_is_the_network_to_use_and_is_not_trained():
 def test_an_average_follows_its_formula(data, config, stop_at):
     """Two steps: the first copies, the second is decay * old + (1 - decay) * new."""
     from sgenet.classification import train
-    from sgenet.classification.checkpointing import read_checkpoint
+    from sgenet.training.checkpointing import read_checkpoint
 
     def weights(steps: int, ema: float) -> dict[str, torch.Tensor]:
         settings = config(f"{steps}-{ema}", ema=ema, epochs=steps, batch_size=44, schedule="constant", warmup_epochs=0)

@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import sgenet
-from sgenet.classification import SilentProgress, resume, train
-from sgenet.classification.config import read_config, to_yaml
+from sgenet.classification import resume, train
+from sgenet.classification.config import TrainConfig
 from sgenet.classification.task import ClassificationTask
 from sgenet.data import ArraySource, ClassificationData
 from sgenet.errors import CheckpointError, ConfigError, DataError, RunError
 from sgenet.models import checkpoint_folder, read_metadata
+from sgenet.training import SilentProgress
+from sgenet.training.settings import read_settings, to_yaml
 
 # Everything that a step can depend on: averaging, mixing, accumulation, clipping, smoothing, dropout, both schedules.
 RICH = {
@@ -75,8 +77,10 @@ def test_two_epochs_and_kill_and_resume_are_four_epochs(config, stop_at, metrics
     file.write_text(to_yaml(config("killed", **settings)))
     victim = f"""
 import os, signal
-from sgenet.classification import SilentProgress, train
-from sgenet.classification.config import read_config
+from sgenet.classification import train
+from sgenet.training import SilentProgress
+from sgenet.classification.config import TrainConfig
+from sgenet.training.settings import read_settings
 
 class Killer(SilentProgress):
     steps = 0
@@ -85,7 +89,7 @@ class Killer(SilentProgress):
         if self.steps == 17:
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(read_config({str(file)!r}), progress=Killer())
+train(read_settings(TrainConfig, {str(file)!r}), progress=Killer())
 """
     done = subprocess.run([sys.executable, "-c", victim], check=False)
     assert done.returncode == -signal.SIGKILL
@@ -123,7 +127,7 @@ def test_resuming_can_train_for_longer(data, config, stop_at):
         resume(config().output, data=data, progress=stop_at())
     longer = resume(config().output, epochs=2, data=data, progress=stop_at())
     assert [row.epoch for row in longer.history] == [1, 2]
-    assert read_config(longer.run / "config.yaml").epochs == 2
+    assert read_settings(TrainConfig, longer.run / "config.yaml").epochs == 2
     assert len(json.loads((longer.run / "environment.json").read_text())["sessions"]) == 2
 
 
@@ -138,7 +142,7 @@ def test_a_run_folder_holds_what_it_promises(trained, image_folder):
         "checkpoints",
     }
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
-    config = read_config(run / "config.yaml")
+    config = read_settings(TrainConfig, run / "config.yaml")
     assert config.data == str(image_folder)
     assert config.precision == "32"
     header = read_metadata(run)

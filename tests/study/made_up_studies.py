@@ -2,7 +2,7 @@
 
 import math
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.study.analysis import analyse
 from sgenet.study.definition import Definition, Factor, Level
 from sgenet.study.sections import Times

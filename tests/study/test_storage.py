@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.definition import Definition
 from sgenet.study.storage import Result, Storage, Superseded, file_url, shown_url

@@ -13,9 +13,9 @@ from sgenet.bench.modules import module_rows
 from sgenet.bench.networks import network_rows
 from sgenet.bench.result import BenchResult
 from sgenet.bench.settings import BenchSettings
-from sgenet.classification.run_folder import describe_environment
 from sgenet.errors import ConfigError
 from sgenet.ops.backends import backend_for
+from sgenet.training.environment import describe_environment
 
 __all__ = ["bench", "circumstances"]
 

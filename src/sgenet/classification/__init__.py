@@ -10,25 +10,19 @@ if TYPE_CHECKING:
     from sgenet.classification.config import make_config as make_config
     from sgenet.classification.evaluation import EvalResult as EvalResult
     from sgenet.classification.evaluation import evaluate as evaluate
+    from sgenet.classification.history import EpochRow as EpochRow
     from sgenet.classification.prediction import Prediction as Prediction
     from sgenet.classification.prediction import predict as predict
-    from sgenet.classification.progress import ConsoleProgress as ConsoleProgress
-    from sgenet.classification.progress import Progress as Progress
-    from sgenet.classification.progress import SilentProgress as SilentProgress
     from sgenet.classification.recipes import list_recipes as list_recipes
     from sgenet.classification.recipes import load_recipe as load_recipe
-    from sgenet.classification.run_folder import EpochRow as EpochRow
     from sgenet.classification.training import TrainResult as TrainResult
     from sgenet.classification.training import resume as resume
     from sgenet.classification.training import train as train
 
 _HOME = {
-    "ConsoleProgress": "progress",
-    "EpochRow": "run_folder",
+    "EpochRow": "history",
     "EvalResult": "evaluation",
     "Prediction": "prediction",
-    "Progress": "progress",
-    "SilentProgress": "progress",
     "TrainConfig": "config",
     "TrainResult": "training",
     "evaluate": "evaluation",

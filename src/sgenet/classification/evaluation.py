@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgenet.classification.checkpointing import verify
 from sgenet.classification.config import TrainConfig
-from sgenet.classification.devices import autocast, choose_device
 from sgenet.classification.images import count_workers, open_config_data, prepare_images, preprocessing_of
-from sgenet.classification.run_folder import RunFolder
 from sgenet.classification.scores import Score
 from sgenet.data import BatchLoader, ClassificationData, ImageSource, eval_loader
 from sgenet.errors import DataError
 from sgenet.models import checkpoint_folder, load, read_metadata
+from sgenet.training.checkpointing import verify
+from sgenet.training.devices import autocast, choose_device
+from sgenet.training.run_folder import RunFolder
 
 __all__ = ["EvalResult", "evaluate"]
 
@@ -74,7 +74,8 @@ def evaluate(
 
     Examples:
         >>> import tempfile
-        >>> from sgenet.classification import SilentProgress, make_config, train
+        >>> from sgenet.classification import make_config, train
+        >>> from sgenet.training import SilentProgress
         >>> from sgenet.data import ArraySource
         >>> source = ArraySource(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) // 4, ["a", "b"])
         >>> data = ClassificationData(source, source, "black")
@@ -88,7 +89,7 @@ def evaluate(
         Several crops and scales: arXiv 1709.01507, section 5.1, after arXiv 1512.03385, section 3.4.
     """
     folder = RunFolder.open(run)
-    config = folder.read_config()
+    config = folder.read_config(TrainConfig)
     where = checkpoint_folder(folder.path, checkpoint)
     verify(where)
     source = _validation_images(config, data, read_metadata(where / "model.safetensors")["classes"])

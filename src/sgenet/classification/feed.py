@@ -10,7 +10,6 @@ import torch
 
 from sgenet.classification.config import TrainConfig
 from sgenet.classification.images import augmentation_of, count_workers, preprocessing_of, steps_per_epoch
-from sgenet.classification.progress import Progress
 from sgenet.data import (
     Batch,
     BatchLoader,
@@ -23,6 +22,7 @@ from sgenet.data import (
     train_loader,
 )
 from sgenet.errors import ConfigError
+from sgenet.training.progress import Progress
 
 __all__ = ["ImageFeed"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgenet.classification.checkpointing import verify
-from sgenet.classification.devices import choose_device
 from sgenet.data import EvalTransform, Preprocessing, UnreadableImage, decode_image, normalise
 from sgenet.errors import CheckpointError, ConfigError
 from sgenet.models import checkpoint_folder, load, read_metadata
+from sgenet.training.checkpointing import verify
+from sgenet.training.devices import choose_device
 
 __all__ = ["Prediction", "predict"]
 

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
-from lightning_fabric.utilities.warnings import PossibleUserWarning
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from sgenet.classification.checkpointing import verify
 from sgenet.classification.config import TrainConfig
-from sgenet.classification.devices import resolve_precision
 from sgenet.classification.feed import ImageFeed
+from sgenet.classification.history import EpochRow
 from sgenet.classification.images import augmentation_of, open_config_data, preprocessing_of, steps_per_epoch
-from sgenet.classification.progress import ConsoleProgress, Progress, SilentProgress
-from sgenet.classification.recorder import Recorder
-from sgenet.classification.run_folder import EpochRow, RunFolder
-from sgenet.classification.task import ClassificationTask, FolderCheckpointIO, check_network
+from sgenet.classification.task import ClassificationTask, check_network
 from sgenet.data import ClassificationData
 from sgenet.errors import ConfigError, RunError
 from sgenet.models import build, checkpoint_folder, create_model, load_weights, read_metadata
+from sgenet.training.checkpointing import verify
+from sgenet.training.devices import resolve_precision
+from sgenet.training.fitting import fit, is_first_process, shown
+from sgenet.training.progress import Progress
+from sgenet.training.recorder import Recorder
+from sgenet.training.run_folder import RunFolder
 
-__all__ = ["TrainResult", "is_first_process", "resume", "train"]
-
-_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+__all__ = ["TrainResult", "create_network", "resume", "train"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +73,7 @@ def train(
         >>> import tempfile
         >>> from sgenet.classification import make_config
         >>> from sgenet.data import ArraySource
+        >>> from sgenet.training import SilentProgress
         >>> images = torch.arange(8, dtype=torch.uint8).mul(32).view(8, 1, 1, 1).expand(8, 3, 8, 8)
         >>> source = ArraySource(images, torch.arange(8) // 4, ["dark", "light"])
         >>> data = ClassificationData(source, source, "greys")
@@ -100,7 +91,7 @@ def train(
     config = _absolute(resolve_precision(config))
     data = open_config_data(config) if data is None else data
     network = _prepared(config, data)
-    return _fit(network, config, data, lambda: RunFolder.create(config, data.name), None, progress)
+    return _fit(network, config, data, lambda: RunFolder.create(config, _run_name(config, data.name)), None, progress)
 
 
 def resume(
@@ -128,7 +119,7 @@ def resume(
         KeyboardInterrupt: If the user stops it; the message says how to go on.
     """
     folder = RunFolder.open(run)
-    config = folder.read_config()
+    config = folder.read_config(TrainConfig)
     if epochs is not None:
         config = replace(config, epochs=epochs)
     checkpoint = _last_checkpoint(folder)
@@ -158,20 +149,12 @@ def _fit(
     checkpoint: Path | None,
     progress: Progress | None,
 ) -> TrainResult:
-    if not is_first_process():
-        progress = SilentProgress()
-    elif progress is None:
-        progress = ConsoleProgress()
+    progress = shown(progress)
     for name in data.rejected[:10]:
         progress.line(f"left out, no image: {name}")
     if len(data.rejected) > 10:
         progress.line(f"and {len(data.rejected) - 10} more files that are no images were left out")
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
     task = ClassificationTask(network, config, len(data.classes), steps_per_epoch(len(data.train), config))
-    if config.compile:
-        network.compile()
-    recorder = Recorder(open_run, progress, f"{config.model} on {data.name}")
 
     def metadata() -> dict[str, Any]:
         return {
@@ -182,81 +165,16 @@ def _fit(
             "step": task.global_step,
         }
 
-    with _quiet():
-        trainer = _trainer(config, recorder, FolderCheckpointIO(task, metadata))
-        _check_shares(config, trainer.world_size)
-        with _stoppable(recorder):
-            trainer.fit(task, datamodule=ImageFeed(data, config, progress), ckpt_path=checkpoint)
+    recorder = Recorder(open_run, progress, f"{config.model} on {data.name}")
+    fit(
+        task,
+        ImageFeed(data, config, progress),
+        recorder,
+        metadata,
+        checkpoint,
+        check=lambda world: _check_pairs(config, world),
+    )
     return TrainResult(recorder.run.path, task.history)
-
-
-def _trainer(config: TrainConfig, recorder: Recorder, checkpoints: FolderCheckpointIO) -> pl.Trainer:
-    plugins: list[Any] = [checkpoints]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # `--resume` goes on; Lightning's own way cannot
-    try:
-        return pl.Trainer(
-            accelerator=config.accelerator,
-            devices=_devices(config.devices),
-            num_nodes=config.nodes,
-            precision=_PRECISIONS[config.precision],
-            max_epochs=config.epochs,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip_norm,
-            callbacks=[recorder],
-            plugins=plugins,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1,
-        )
-    except (MisconfigurationException, ImportError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"accelerator={config.accelerator!r} devices={config.devices!r} precision={config.precision!r} cannot be "
-            f"used on this machine: {reason:.300}"
-        ) from error
-
-
-@contextmanager
-def _stoppable(recorder: Recorder) -> Iterator[None]:
-    """Turn the ways in which Lightning ends a stopped training into one."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:  # a SIGTERMException is one too
-        if not recorder.interrupted and not isinstance(error, SIGTERMException):
-            raise
-        raise KeyboardInterrupt(recorder.way_on) from error
-    except torch.OutOfMemoryError as error:
-        raise RunError("the device's memory is too small; lower batch_size, or raise accumulate") from error
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise RunError(f"training ended by the system: {reason}; {recorder.way_on}") from error
-    finally:
-        if signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's notes to itself; what matters here is said in our words."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in (r"pytorch_lightning\..*", r"lightning_fabric\..*", r"torch\.optim\.lr_scheduler"):
-                warnings.filterwarnings("ignore", module=module)
-            warnings.filterwarnings("ignore", category=PossibleUserWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def create_network(config: TrainConfig, classes: int) -> nn.Module:
@@ -297,6 +215,11 @@ def _prepared(config: TrainConfig, data: ClassificationData) -> nn.Module:
     return network
 
 
+def _run_name(config: TrainConfig, data: str) -> str:
+    attention = f"{config.attention}-" if config.attention not in (None, "none") else ""
+    return f"{attention}{config.model}-{data}"
+
+
 def _last_checkpoint(folder: RunFolder) -> Path | None:
     return checkpoint_folder(folder.path) if (folder.checkpoints / "index.json").exists() else None
 
@@ -314,31 +237,10 @@ def _check_unfinished(folder: RunFolder, config: TrainConfig, header: dict[str, 
         )
 
 
-def is_first_process() -> bool:
-    """Whether this is the process that writes and shows, of those that train together.
-
-    Examples:
-        >>> is_first_process()
-        True
-    """
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
-def _check_shares(config: TrainConfig, world: int) -> None:
-    share, rest = divmod(config.batch_size, world * config.accumulate)
-    if rest:
-        raise ConfigError(
-            f"batch_size={config.batch_size} cannot be shared by {world} devices in accumulate={config.accumulate} "
-            f"passes; choose a multiple of {world * config.accumulate}"
-        )
+def _check_pairs(config: TrainConfig, world: int) -> None:
+    share = config.batch_size // (world * config.accumulate)
     if (config.mixup or config.cutmix) and share % 2:
         raise ConfigError(f"mixup and cutmix pair images, but a device gets {share} of them; change batch_size")
-
-
-def _devices(text: str) -> int | str | list[int]:
-    if "," in text:
-        return [int(part) for part in text.split(",") if part]
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.study import statistics
 from sgenet.study.definition import Combination, Definition
 from sgenet.study.statistics import ALPHA, Paired

@@ -15,7 +15,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.study.analysis import Analysis, Block, Row
 from sgenet.study.statistics import standard_deviation
 from sgenet.study.wording import mean_and_spread, signed

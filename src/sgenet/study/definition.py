@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sgenet.classification.config import TrainConfig, field_types, make_config
+from sgenet.classification.config import TrainConfig, make_config
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.named_files import read_yaml
 from sgenet.study.presets import STUDIES, list_studies
+from sgenet.training.settings import types_of
 
 __all__ = ["MACHINE_SETTINGS", "Cell", "Combination", "Definition", "Factor", "Level", "Paper", "load_study"]
 
@@ -433,9 +434,9 @@ def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # w
         pairs = [(str(level), {} if settings is None else settings) for level, settings in levels.items()]
     else:
         setting = name.partition(".")[0]
-        if setting not in field_types():
+        if setting not in types_of(TrainConfig):
             raise ConfigError(
-                f"{origin}: the factor '{name}' is no setting of `sgenet train`.{did_you_mean(setting, field_types())} "
+                f"{origin}: the factor '{name}' is no setting of `sgenet train`.{_meant(setting)} "
                 "A factor with a list of values must be named like one; any other needs settings for each level"
             )
         pairs = [(str(value), _nested(name, value)) for value in levels]
@@ -443,12 +444,16 @@ def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # w
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{origin}: the level '{level}' of '{name}' must hold settings, not {settings!r}")
         for setting in settings:
-            if setting not in field_types():
+            if setting not in types_of(TrainConfig):
                 raise ConfigError(
                     f"{origin}: the factor '{name}' varies '{setting}', which is no setting of `sgenet train`."
-                    f"{did_you_mean(str(setting), field_types())}"
+                    f"{_meant(setting)}"
                 )
     return Factor(name, tuple(Level(level, dict(settings)) for level, settings in pairs))
+
+
+def _meant(setting: object) -> str:
+    return did_you_mean(str(setting), types_of(TrainConfig))
 
 
 def _paper(values: Mapping[str, Any], origin: str) -> Paper:
@@ -493,8 +498,8 @@ def _check_extras(study: Definition) -> None:
     if unknown:
         raise ConfigError(f"sections may be {', '.join(_SECTIONS)}, not {', '.join(sorted(unknown))}")
     for setting in study.settings:
-        if setting not in field_types():
-            raise ConfigError(f"settings: there is no setting '{setting}'.{did_you_mean(str(setting), field_types())}")
+        if setting not in types_of(TrainConfig):
+            raise ConfigError(f"settings: there is no setting '{setting}'.{_meant(setting)}")
 
 
 def _check_levels(study: Definition, factor: Factor) -> None:

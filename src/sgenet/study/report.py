@@ -10,7 +10,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sgenet.classification.run_folder import write_whole
 from sgenet.errors import RunError
 from sgenet.study import charts
 from sgenet.study.analysis import Analysis
@@ -26,6 +25,7 @@ from sgenet.study.wording import (
     outlook,
     sentences,
 )
+from sgenet.writing import write_whole
 
 __all__ = ["render", "write_reports"]
 

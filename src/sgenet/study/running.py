@@ -21,7 +21,7 @@ from sgenet.study.storage import HEARTBEAT_SECONDS, State, Storage, file_url
 from sgenet.study.working import STOPPED, URL_VARIABLE, Task
 
 if TYPE_CHECKING:
-    from sgenet.classification.progress import Progress
+    from sgenet.training.progress import Progress
 
 __all__ = ["StudyResult", "open_study", "run_study", "write_report"]
 
@@ -96,7 +96,7 @@ def run_study(
     _check_call(definition, workers, seconds, cells, machine or {})
     definition.cells_of(only or {})
     if progress is None:
-        from sgenet.classification.progress import ConsoleProgress
+        from sgenet.training.progress import ConsoleProgress
 
         progress = ConsoleProgress()
     _claim(output, storage)
@@ -155,7 +155,7 @@ def write_report(output: str | Path, storage: str | None = None) -> StudyResult:
     Raises:
         RunError: If there is no study, or the folder cannot be written.
     """
-    from sgenet.classification.progress import SilentProgress
+    from sgenet.training.progress import SilentProgress
 
     definition, _, opened = open_study(output, storage)
     return _reported(opened, definition, Path(output), "", {}, SilentProgress())

@@ -28,7 +28,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sgenet.classification.run_folder import EpochRow
+from sgenet.classification.history import EpochRow
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.definition import Cell, Definition
 from sgenet.study.locking import alone

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgenet.classification.config import TrainConfig, to_words
-from sgenet.classification.run_folder import EpochRow, RunFolder, describe_environment
+from sgenet.classification.history import EpochRow
 from sgenet.study.definition import Definition
 from sgenet.study.locking import alone
 from sgenet.study.storage import Claim, Result
+from sgenet.training.environment import describe_environment
+from sgenet.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from sgenet.data import ClassificationData, ImageSource
@@ -53,7 +55,12 @@ class Images:
 
 
 def train_cell(
-    definition: Definition, claim: Claim, output: Path, images: Images, machine: Mapping[str, Any]
+    definition: Definition,
+    claim: Claim,
+    output: Path,
+    images: Images,
+    machine: Mapping[str, Any],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train a cell, as far as that is not done yet.
 
@@ -63,6 +70,7 @@ def train_cell(
         output: The study's folder; the run goes to `runs/CELL` in it.
         images: Where its images come from.
         machine: Settings that belong to this machine.
+        stopped: Asked at every step whether it is to stop.
 
     Returns:
         What it came to.
@@ -76,21 +84,20 @@ def train_cell(
     config = definition.config(claim.cell, run, **machine)
     run.parent.mkdir(parents=True, exist_ok=True)
     with alone(run.with_name(f".{run.name}.lock")):  # one that was taken for dead may live, until its next epoch
-        history = _trained(config, run, lambda: images.of(config), claim.report)
+        history = _trained(config, run, lambda: images.of(config), _Reporting(claim.report, stopped))
     words = ["sgenet", "train", *to_words(dataclasses.replace(config, output=None), definition.recipe)]
     return Result(history, shlex.join(words), str(run), describe_environment())
 
 
 def _trained(
-    config: TrainConfig, run: Path, data: Callable[[], ClassificationData], report: Callable[[EpochRow], None]
+    config: TrainConfig, run: Path, data: Callable[[], ClassificationData], progress: _Reporting
 ) -> tuple[EpochRow, ...]:
     from sgenet.classification.training import resume, train
 
     folder = RunFolder(run)
-    known = folder.read_metrics() if folder.metrics.is_file() else ()
+    known = folder.read_metrics(EpochRow) if folder.metrics.is_file() else ()
     if len(known) >= config.epochs:
         return known
-    progress = _Reporting(report)
     if _can_go_on(run, config):
         return tuple(resume(run, data=data(), progress=progress).history)
     if run.exists():  # killed before its first checkpoint, it has learned nothing
@@ -120,14 +127,16 @@ def _in_memory(source: ImageSource) -> ImageSource:
 class _Reporting:
     """Hands on the epochs of a training, and shows nothing: who runs the study shows all its trainings together."""
 
-    def __init__(self, report: Callable[[EpochRow], None]) -> None:
-        self._report = report
+    def __init__(self, report: Callable[[EpochRow], None], stopped: Callable[[], bool]) -> None:
+        self._report, self._stopped = report, stopped
 
     def start(self, description: str, total_steps: int, completed: int = 0) -> None:
         """Nothing."""
 
     def advance(self, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Stop where that is asked for."""
+        if self._stopped():
+            raise KeyboardInterrupt
 
     def epoch(self, row: EpochRow) -> None:
         """Tell the storage."""

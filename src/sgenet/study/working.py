@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from _thread import interrupt_main
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,13 @@ class Task:
         return json.dumps(asdict(self))
 
 
-def work(task: Task, url: str) -> None:
+def work(task: Task, url: str, stopped: Callable[[], bool] = lambda: False) -> None:
     """Train cells until none is left, or the session has had its share.
 
     Args:
         task: What to do.
         url: Of the storage.
+        stopped: Asked at every step whether it is to stop.
 
     Raises:
         SgenetError: If the storage, the data or the disk cannot be used; the cell is given back.
@@ -81,9 +83,9 @@ def work(task: Task, url: str) -> None:
     images = Images()
 
     def train(claim: Claim) -> Result:
-        return train_cell(definition, claim, Path(task.output), images, task.machine)
+        return train_cell(definition, claim, Path(task.output), images, task.machine, stopped)
 
-    while (done := storage.work(definition, train, task.session, task.limit, among)) != "done":
+    while not stopped() and (done := storage.work(definition, train, task.session, task.limit, among)) != "done":
         if done == "busy":  # one of the others may die yet
             time.sleep(_POLL_SECONDS)
 
@@ -97,16 +99,22 @@ def main(words: list[str]) -> int:
     Returns:
         Exit status: 0; 2 with one line on standard error; 130 where it was stopped.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    asked = threading.Event()
+
+    def stop(*_: object) -> None:
+        asked.set()  # a library may swallow what is raised here
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)  # a shell's background job would ignore it
     threading.Thread(target=_stop_with, args=(os.getppid(),), daemon=True).start()
     try:
-        work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE])
+        work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE], asked.is_set)
     except KeyboardInterrupt:
         return STOPPED
     except (SgenetError, OSError, MemoryError) as error:
         sys.stderr.write(f"sgenet: error: {' '.join(str(error).split())[:_LONGEST_LINE]}\n")
         return WRONG
-    return 0
+    return STOPPED if asked.is_set() else 0
 
 
 def _stop_with(parent: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sgenet.classification.config import TrainConfig
 from sgenet.surgery import parameter_groups
+from sgenet.training.settings import TrainingSettings
 
 __all__ = ["create_optimizer", "create_plateau"]
 
 
-def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def create_optimizer(network: nn.Module, config: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser of a training.
 
     Args:
@@ -22,7 +22,7 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
         SGD or AdamW over the groups of `sgenet.surgery.parameter_groups`, the host's first.
 
     Examples:
-        >>> optimizer = create_optimizer(nn.Linear(2, 2), TrainConfig(weight_decay=0.1, decay="no-bias"))
+        >>> optimizer = create_optimizer(nn.Linear(2, 2), TrainingSettings(weight_decay=0.1, decay="no-bias"))
         >>> [group["weight_decay"] for group in optimizer.param_groups]
         [0.1, 0.0]
     """
@@ -39,7 +39,7 @@ def create_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opt
 
 
 def create_plateau(
-    optimizer: torch.optim.Optimizer, config: TrainConfig
+    optimizer: torch.optim.Optimizer, config: TrainingSettings
 ) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
     """The plateau schedule, stepped with each epoch's validation loss; None for the other schedules."""
     if config.schedule != "plateau":

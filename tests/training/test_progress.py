@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from sgenet.classification import ConsoleProgress
+from sgenet.training import ConsoleProgress
 
 
 def test_on_a_terminal_there_is_a_bar_with_the_time_left_and_the_metrics():

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 
-from sgenet.classification.config import TrainConfig
+from sgenet.training.settings import TrainingSettings
 
 __all__ = ["learning_rate_factor"]
 
 
-def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate_factor(config: TrainingSettings, step: int, steps_per_epoch: int) -> float:
     """What `config.lr` is multiplied by in a step.
 
     The warm-up of n steps grows linearly: its first step has 1 / (n + 1) of the full rate, and the step after it the
@@ -28,7 +28,7 @@ def learning_rate_factor(config: TrainConfig, step: int, steps_per_epoch: int) -
         The factor.
 
     Examples:
-        >>> config = TrainConfig(epochs=4, schedule="step", milestones=(2,), warmup_epochs=0)
+        >>> config = TrainingSettings(epochs=4, schedule="step", milestones=(2,), warmup_epochs=0)
         >>> [learning_rate_factor(config, step, 1) for step in range(4)]
         [1.0, 1.0, 0.1, 0.1]
     """

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sgenet.classification import TrainConfig
-from sgenet.classification.schedules import learning_rate_factor
+from sgenet.training.schedules import learning_rate_factor
 
 
 def rates(config: TrainConfig, steps_per_epoch: int) -> list[float]:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sgenet
-from sgenet.classification.checkpointing import pack, publish, read_checkpoint, unpack, verify, write_checkpoint
 from sgenet.errors import CheckpointError
 from sgenet.models import checkpoint_folder
+from sgenet.training.checkpointing import pack, publish, read_checkpoint, unpack, verify, write_checkpoint
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 tensors = st.sampled_from(
@@ -138,9 +138,9 @@ def test_a_crash_at_any_moment_leaves_the_previous_checkpoint(checkpoints, monke
         raise Crash
 
     target = {
-        "save": "sgenet.classification.checkpointing.save_file",
+        "save": "sgenet.training.checkpointing.save_file",
         "rename": "pathlib.Path.replace",
-        "index": "sgenet.classification.checkpointing.write_whole",
+        "index": "sgenet.training.checkpointing.write_whole",
     }[moment]
 
     def write_and_publish() -> None:

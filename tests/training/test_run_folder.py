@@ -8,23 +8,24 @@ import subprocess
 import pytest
 
 from sgenet.classification import EpochRow, TrainConfig
-from sgenet.classification.run_folder import RunFolder, describe_environment, write_whole
 from sgenet.errors import RunError
+from sgenet.training.environment import describe_environment
+from sgenet.training.run_folder import RunFolder
+from sgenet.writing import write_whole
 
 ROW = EpochRow(1, 10, 0.1, 2.5, 10.0, 2.4, 12.5, 50.0, 100.0, 3.0)
 
 
-def test_runs_are_numbered_by_model_and_data(tmp_path, monkeypatch):
+def test_runs_of_one_name_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = TrainConfig(model="timm:resnet50", attention="sge")
-    names = [RunFolder.create(config, "my photos").path.as_posix() for _ in range(2)]
+    names = [RunFolder.create(TrainConfig(), "sge-timm:resnet50-my photos").path.as_posix() for _ in range(2)]
     assert names == ["runs/sge-timm-resnet50-my-photos-1", "runs/sge-timm-resnet50-my-photos-2"]
 
 
 def test_a_run_holds_settings_and_environment(tmp_path):
     config = TrainConfig(output=str(tmp_path / "deep" / "run"), epochs=3)
     run = RunFolder.create(config, "x")
-    assert RunFolder.open(run.path).read_config() == config
+    assert RunFolder.open(run.path).read_config(TrainConfig) == config
     run.add_session()
     sessions = json.loads((run.path / "environment.json").read_text())["sessions"]
     assert len(sessions) == 2
@@ -34,8 +35,8 @@ def test_a_run_holds_settings_and_environment(tmp_path):
 
 def test_metrics_are_one_row_an_epoch(tmp_path):
     run = RunFolder(tmp_path)
-    run.write_metrics([ROW, ROW])
-    run.write_metrics([ROW])
+    run.write_metrics(EpochRow, [ROW, ROW])
+    run.write_metrics(EpochRow, [ROW])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["val_top1"] == "12.5"
@@ -43,14 +44,14 @@ def test_metrics_are_one_row_an_epoch(tmp_path):
         "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second",
         "seconds",
     ]  # fmt: skip
-    assert run.read_metrics() == (ROW,)
+    assert run.read_metrics(EpochRow) == (ROW,)
 
 
 @pytest.mark.parametrize("text", ["epoch,step\n1,2\n", "epoch,step,lr,train_loss\n1,2,x,3\n", "\xff"])
 def test_metrics_that_are_none_are_an_error(tmp_path, text):
     (tmp_path / "metrics.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"metrics\.csv' cannot be read"):
-        RunFolder(tmp_path).read_metrics()
+        RunFolder(tmp_path).read_metrics(EpochRow)
 
 
 def test_an_output_that_holds_something_is_left_alone(tmp_path):

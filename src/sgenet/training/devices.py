@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
-from sgenet.classification.config import TrainConfig
+from sgenet.training.settings import TrainingSettings
 
 __all__ = ["autocast", "choose_device", "resolve_precision"]
+
+S = TypeVar("S", bound=TrainingSettings)
 
 
 def choose_device(accelerator: str) -> torch.device:
     """The device that Lightning would take first for an accelerator's name.
 
     Args:
-        accelerator: As in `TrainConfig.accelerator`.
+        accelerator: As in `TrainingSettings.accelerator`.
 
     Returns:
         The device.
@@ -33,7 +35,7 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
-def resolve_precision(config: TrainConfig) -> TrainConfig:
+def resolve_precision(config: S) -> S:
     """The settings with `precision="auto"` replaced by what it means here, so that a run's file says what was used.
 
     Args:
@@ -43,7 +45,7 @@ def resolve_precision(config: TrainConfig) -> TrainConfig:
         Settings with precision 32, bf16 or 16.
 
     Examples:
-        >>> resolve_precision(TrainConfig(precision="32")).precision
+        >>> resolve_precision(TrainingSettings(precision="32")).precision
         '32'
     """
     if config.precision != "auto":

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from sgenet.classification.run_folder import EpochRow
+from typing import Any, Protocol
 
 __all__ = ["ConsoleProgress", "Progress", "SilentProgress"]
 
@@ -23,7 +20,7 @@ class Progress(Protocol):
         """One optimisation step is done; metrics are the newest known, e.g. epoch, loss, top1."""
         ...
 
-    def epoch(self, row: EpochRow) -> None:
+    def epoch(self, row: Any) -> None:  # noqa: ANN401  # of the kind that the training has
         """An epoch is done, and its checkpoint written."""
         ...
 
@@ -49,7 +46,7 @@ class SilentProgress:
     def advance(self, metrics: Mapping[str, float]) -> None:
         """Nothing."""
 
-    def epoch(self, row: EpochRow) -> None:
+    def epoch(self, row: Any) -> None:  # noqa: ANN401  # of the kind that the training has
         """Nothing."""
 
     def line(self, text: str) -> None:
@@ -98,7 +95,7 @@ class ConsoleProgress:
         if self._bar is not None:
             self._bar.update(self._task, advance=1, metrics=_shown(metrics))
 
-    def epoch(self, row: EpochRow) -> None:
+    def epoch(self, row: Any) -> None:  # noqa: ANN401  # of the kind that the training has
         """Nothing: there is a line for it."""
 
     def line(self, text: str) -> None:

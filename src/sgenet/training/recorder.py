@@ -10,12 +10,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from sgenet.classification.checkpointing import publish
-from sgenet.classification.progress import Progress
-from sgenet.classification.run_folder import EpochRow, RunFolder
-from sgenet.classification.task import ClassificationTask
-from sgenet.data.loaders import Batch, nothing_readable
+from sgenet.data.loaders import nothing_readable
 from sgenet.errors import RunError
+from sgenet.training.checkpointing import publish
+from sgenet.training.progress import Progress
+from sgenet.training.run_folder import Row, RunFolder
+from sgenet.training.task import TrainingTask
 
 __all__ = ["Recorder"]
 
@@ -39,6 +39,7 @@ class Recorder(pl.Callback):
         self._progress = progress
         self._title = title
         self._best = -math.inf
+        self._command = ""
         self._skipped: dict[str, None] = {}
         self._told = 0
         self._metrics: dict[str, float] = {}
@@ -59,7 +60,7 @@ class Recorder(pl.Callback):
         """How to go on with a training that is stopped now."""
         if self._run is None:
             return "stopped before the training began"
-        return f"stopped; go on with `sgenet train --resume {self._run.path}`"
+        return f"stopped; go on with `{self._command} --resume {self._run.path}`"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show where the training stands; open the event file."""
@@ -67,9 +68,10 @@ class Recorder(pl.Callback):
         path = str(self._open_run().path) if trainer.is_global_zero else ""
         self._run = RunFolder(trainer.strategy.broadcast(path))
         self._step = task.global_step
-        self._best = max((row.val_top1 for row in task.history), default=-math.inf)
+        self._command = task.command
+        self._best = max((task.judge(row) for row in task.history), default=-math.inf)
         if task.history:
-            self._metrics["top1"] = task.history[-1].val_top1
+            self._metrics[task.figure] = task.judge(task.history[-1])
         self._progress.start(self._title, task.config.epochs * task.steps_per_epoch, task.global_step)
         if trainer.is_global_zero:
             from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +79,7 @@ class Recorder(pl.Callback):
             writer: Any = SummaryWriter  # untyped in torch
             # Events of steps after the checkpoint, from before an interruption, are hidden.
             self._writer = writer(str(self.run.tensorboard), purge_step=task.global_step + 1)
-            self.run.write_metrics(task.history)
+            self.run.write_metrics(task.row, task.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -88,13 +90,13 @@ class Recorder(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,  # noqa: ANN401  # Lightning's signature
-        batch: Batch,
+        batch: Any,  # noqa: ANN401  # of the job: it has indices, and names in `skipped`
         batch_idx: int,
     ) -> None:
         """After an optimisation step: progress, the look at the loss, a checkpoint where one is due."""
         task = _task(pl_module)
         self._skipped.update(dict.fromkeys(batch.skipped))
-        self._clock.images += len(batch.labels) * trainer.world_size
+        self._clock.images += len(batch.indices) * trainer.world_size
         step = task.global_step
         if step == self._step:
             return  # a step of several passes is not done yet
@@ -116,7 +118,7 @@ class Recorder(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Any,  # noqa: ANN401  # Lightning's signature
-        batch: Batch,
+        batch: Any,  # noqa: ANN401  # of the job: it has indices, and names in `skipped`
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -126,20 +128,21 @@ class Recorder(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the epoch: row, checkpoint, table, events, one line."""
         task = _task(pl_module)
-        if (task.train_score.images == 0 or task.val_score.images == 0) and self._skipped:
+        if (task.mean_loss is None or task.judged == 0) and self._skipped:
             raise nothing_readable(list(self._skipped))
         self._look(task)
-        if not math.isfinite(task.val_score.loss):
-            raise self._broken(f"the validation loss is {task.val_score.loss} after epoch {task.epoch}")
+        broken = task.broken()
+        if broken is not None:
+            raise self._broken(f"{broken} after epoch {task.epoch}")
         row = task.finish_epoch(self._clock.rate(), self._clock.seconds())
-        best = row.val_top1 > self._best
-        self._best = max(self._best, row.val_top1)
+        best = task.judge(row) > self._best
+        self._best = max(self._best, task.judge(row))
         self._save(trainer, task, best=best)
-        self._metrics["top1"] = row.val_top1
+        self._metrics[task.figure] = task.judge(row)
         if trainer.is_global_zero:
-            self.run.write_metrics(task.history)
-            self._write_events(row)
-        self._tell(row, task.config.epochs)
+            self.run.write_metrics(task.row, task.history)
+            self._write_events(task, row)
+        self._tell(task, row)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remember why training ended; Lightning calls no `teardown` then."""
@@ -156,18 +159,17 @@ class Recorder(pl.Callback):
             self._writer.close()
             self._writer = None
 
-    def _look(self, task: ClassificationTask) -> None:
+    def _look(self, task: TrainingTask[Any, Any]) -> None:
         """Read the loss, which waits for the device, and stop where it is no number any more."""
-        loss = task.train_score.loss
+        loss = task.mean_loss
         step = task.global_step
-        if task.train_score.images and not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             raise self._broken(f"the training loss is {loss} at step {step} (epoch {_epoch_of(step, task)})")
-        rate = self._clock.rate()
         self._metrics = {
             "epoch": _epoch_of(step, task),
-            "loss": loss,
-            **_top1(self._metrics),
-            "images_per_second": rate,
+            **({} if loss is None else {"loss": loss}),
+            **{name: value for name, value in self._metrics.items() if name == task.figure},
+            "images_per_second": self._clock.rate(),
         }
 
     def _broken(self, what: str) -> RunError:
@@ -176,7 +178,7 @@ class Recorder(pl.Callback):
             "a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
         )
 
-    def _save(self, trainer: pl.Trainer, task: ClassificationTask, *, best: bool) -> None:
+    def _save(self, trainer: pl.Trainer, task: TrainingTask[Any, Any], *, best: bool) -> None:
         self._look(task)
         if not all(bool(torch.isfinite(p).all()) for p in task.network.parameters()):
             raise self._broken(f"weights are not finite any more after step {task.global_step}")
@@ -185,25 +187,18 @@ class Recorder(pl.Callback):
         if trainer.is_global_zero:
             publish(self.run.checkpoints, name, best=best)
 
-    def _write_events(self, row: EpochRow) -> None:
-        for tag, value in (
-            ("loss/train", row.train_loss),
-            ("loss/val", row.val_loss),
-            ("top1/train", row.train_top1),
-            ("top1/val", row.val_top1),
-            ("top5/val", row.val_top5),
-            ("lr", row.lr),
-            ("images_per_second", row.images_per_second),
-        ):
+    def _write_events(self, task: TrainingTask[Any, Any], row: Row) -> None:
+        for tag, value in {**task.events(row), "lr": row.lr, "images_per_second": row.images_per_second}.items():
             self._writer.add_scalar(tag, value, row.step)
+        task.draw(self._writer, row)
         self._writer.flush()
 
-    def _tell(self, row: EpochRow, epochs: int) -> None:
+    def _tell(self, task: TrainingTask[Any, Any], row: Row) -> None:
+        epochs = task.config.epochs
         self._progress.epoch(row)
         self._progress.line(
-            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.3f} "
-            f"top-1 {row.train_top1:5.1f}%  val loss {row.val_loss:.3f} top-1 {row.val_top1:6.2f}% "
-            f"top-5 {row.val_top5:6.2f}%  {row.images_per_second:,.0f} images/s  {row.seconds:.0f} s"
+            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  {task.words(row)}  "
+            f"{row.images_per_second:,.0f} images/s  {row.seconds:.0f} s"
         )
         new = list(self._skipped)[self._told :]
         self._told = len(self._skipped)
@@ -235,17 +230,13 @@ class _Clock:
         return time.perf_counter() - self._begin
 
 
-def _task(module: pl.LightningModule) -> ClassificationTask:
-    if not isinstance(module, ClassificationTask):
-        msg = f"the recorder belongs to a ClassificationTask, not to {type(module).__name__}"
+def _task(module: pl.LightningModule) -> TrainingTask[Any, Any]:
+    if not isinstance(module, TrainingTask):
+        msg = f"the recorder belongs to a TrainingTask, not to {type(module).__name__}"
         raise TypeError(msg)
     return module
 
 
-def _epoch_of(step: int, task: ClassificationTask) -> int:
+def _epoch_of(step: int, task: TrainingTask[Any, Any]) -> int:
     """The epoch, from 1, that a step done belongs to."""
     return max(0, step - 1) // task.steps_per_epoch + 1
-
-
-def _top1(metrics: dict[str, float]) -> dict[str, float]:
-    return {"top1": metrics["top1"]} if "top1" in metrics else {}

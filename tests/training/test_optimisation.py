@@ -6,7 +6,7 @@ from torch import nn
 
 import sgenet
 from sgenet.classification import TrainConfig
-from sgenet.classification.optimisation import create_optimizer, create_plateau
+from sgenet.training.optimisation import create_optimizer, create_plateau
 
 
 class Net(nn.Module):

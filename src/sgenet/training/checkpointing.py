@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sgenet.classification.run_folder import write_whole
 from sgenet.errors import CheckpointError
 from sgenet.models import save
+from sgenet.writing import write_whole
 
 __all__ = ["pack", "publish", "read_checkpoint", "unpack", "verify", "write_checkpoint"]
 
