@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 import pytorch_lightning as pl
 import torch
 
 from sgenet.classification.config import TrainConfig
 from sgenet.classification.images import augmentation_of, count_workers, preprocessing_of, steps_per_epoch
 from sgenet.data import (
-    Batch,
     BatchLoader,
     ClassificationData,
     ImageSource,
@@ -22,6 +18,7 @@ from sgenet.data import (
     train_loader,
 )
 from sgenet.errors import ConfigError
+from sgenet.training.batches import Batches
 from sgenet.training.progress import Progress
 
 __all__ = ["ImageFeed"]
@@ -47,7 +44,7 @@ class ImageFeed(pl.LightningDataModule):
         self._train: BatchLoader | ResidentLoader | None = None
         self._val: BatchLoader | ResidentLoader | None = None
 
-    def train_dataloader(self) -> _Batches:
+    def train_dataloader(self) -> Batches:
         """The batches that are left in the current epoch."""
         trainer, config = self._attached(), self._config
         if self._train is None:
@@ -57,14 +54,14 @@ class ImageFeed(pl.LightningDataModule):
         first = step * config.accumulate
         self._train.set_epoch(epoch, first)
         # A step is never made of fewer passes than the others: what is left at the end of an epoch is left out.
-        return _Batches(self._train, min(len(self._train), steps * config.accumulate - first))
+        return Batches(self._train, min(len(self._train), steps * config.accumulate - first))
 
-    def val_dataloader(self) -> _Batches:
+    def val_dataloader(self) -> Batches:
         """Every validation image once, over all processes."""
         trainer = self._attached()
         if self._val is None:
             self._val = self._open_val(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
-        return _Batches(self._val, len(self._val))
+        return Batches(self._val, len(self._val))
 
     def _attached(self) -> pl.Trainer:
         if self.trainer is None:
@@ -130,21 +127,3 @@ class ImageFeed(pl.LightningDataModule):
                 f"set at most {_RESIDENT_LIMIT >> 20} MiB at image_size={config.image_size}; use loader=workers"
             )
         return possible
-
-
-class _Batches:
-    """The next so many batches of a loader.
-
-    Not a DataLoader, so that Lightning leaves it alone; and lazy, because Lightning asks twice for an iterator at the
-    start of an epoch, and workers must not decode for the first of them in vain.
-    """
-
-    def __init__(self, loader: BatchLoader | ResidentLoader, count: int) -> None:
-        self._loader = loader
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Batch]:
-        yield from islice(self._loader, self._count)

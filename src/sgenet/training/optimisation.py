@@ -28,14 +28,14 @@ def create_optimizer(network: nn.Module, config: TrainingSettings) -> torch.opti
     """
     groups = parameter_groups(
         network,
-        config.lr,
+        config.peak_lr,
         attention_lr=config.attention_lr,
         weight_decay=config.weight_decay,
         decay=config.decay,
     )
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
 def create_plateau(

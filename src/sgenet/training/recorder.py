@@ -19,8 +19,6 @@ from sgenet.training.task import TrainingTask
 
 __all__ = ["Recorder"]
 
-_LOOK_EVERY = 20  # steps between two looks at the loss on a device that would have to wait for each
-
 
 class Recorder(pl.Callback):
     """Writes the run folder and shows progress. Every process has one; only the first one's writes and shows.
@@ -101,7 +99,7 @@ class Recorder(pl.Callback):
         if step == self._step:
             return  # a step of several passes is not done yet
         self._step = step
-        if task.device.type == "cpu" or step % _LOOK_EVERY == 0:
+        if step % task.look_every == 0:
             self._look(task)
         self._progress.advance(self._metrics)
         every = task.config.checkpoint_every_steps
@@ -164,7 +162,9 @@ class Recorder(pl.Callback):
         loss = task.mean_loss
         step = task.global_step
         if loss is not None and not math.isfinite(loss):
-            raise self._broken(f"the training loss is {loss} at step {step} (epoch {_epoch_of(step, task)})")
+            raise self._broken(
+                f"the training loss is {loss} at step {step} (epoch {_epoch_of(step, task)}){task.where()}"
+            )
         self._metrics = {
             "epoch": _epoch_of(step, task),
             **({} if loss is None else {"loss": loss}),

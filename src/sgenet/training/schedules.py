@@ -13,7 +13,7 @@ __all__ = ["learning_rate_factor"]
 
 
 def learning_rate_factor(config: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """What `config.lr` is multiplied by in a step.
+    """What `config.peak_lr` is multiplied by in a step.
 
     The warm-up of n steps grows linearly: its first step has 1 / (n + 1) of the full rate, and the step after it the
     full one. It takes no more than half of the training, so that a recipe can be tried for an epoch. The cosine runs
@@ -33,11 +33,11 @@ def learning_rate_factor(config: TrainingSettings, step: int, steps_per_epoch: i
         [1.0, 1.0, 0.1, 0.1]
     """
     total = config.epochs * steps_per_epoch
-    warmup = round(min(config.warmup_epochs, config.epochs / 2) * steps_per_epoch)
+    warmup = config.warmup_length(steps_per_epoch)
     if step < warmup:
-        return (step + 1) / (warmup + 1)
+        return config.warmup_factor(step, warmup)
     if config.schedule == "cosine":
-        lowest = config.min_lr / config.lr
+        lowest = config.min_lr / config.peak_lr
         share = min(1.0, (step - warmup) / (total - warmup))
         return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * share))
     if config.schedule == "step":

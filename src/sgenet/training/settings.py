@@ -166,6 +166,19 @@ class TrainingSettings(Settings):
         "checkpoint_every_steps": AT_LEAST_1,
     }
 
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at its highest."""
+        return self.lr
+
+    def warmup_length(self, steps_per_epoch: int) -> int:
+        """Steps of the warm-up: no more than half of the training, so that a recipe can be tried briefly."""
+        return round(min(self.warmup_epochs, self.epochs / 2) * steps_per_epoch)
+
+    def warmup_factor(self, step: int, length: int) -> float:
+        """What the learning rate is multiplied by in a step of the warm-up."""
+        return (step + 1) / (length + 1)
+
     def check(self) -> None:
         """See that the values go together."""
         if self.schedule == "step" and not self.milestones:

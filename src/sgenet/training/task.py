@@ -104,6 +104,15 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
     def events(self, row: R) -> Mapping[str, float]:
         """What TensorBoard shows of the epoch, by its tags."""
 
+    @property
+    def look_every(self) -> int:
+        """Steps between two looks at the loss; where a device has to be waited for, they are rare."""
+        return 1 if self.device.type == "cpu" else 20
+
+    def where(self) -> str:
+        """What the last step saw, in words that follow a step's number; empty where that tells nothing."""
+        return ""
+
     def draw(self, writer: Any, row: R) -> None:  # noqa: ANN401  # TensorBoard's writer has no types
         """Add pictures of the epoch to the event file, where a job has any."""
 
@@ -137,7 +146,7 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         """The learning rate of the last step."""
         if self._plateau is not None:
             return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return self.config.lr * learning_rate_factor(self.config, self.global_step - 1, self.steps_per_epoch)
+        return self.config.peak_lr * learning_rate_factor(self.config, self.global_step - 1, self.steps_per_epoch)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # one of Lightning's many forms
         """The optimiser, with the learning rate as a function of the step."""

@@ -1,0 +1,253 @@
+"""`sgenet detect`: detectors of objects."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sgenet.cli.parsing import (
+    FAILED,
+    USAGE_ERROR,
+    add_checkpoint_and_json,
+    chosen,
+    glance,
+    option_help,
+    parse_settings,
+    parser_of,
+    settings_help,
+)
+from sgenet.detection.config import DetectConfig, make_detect_config
+from sgenet.detection.recipes import list_recipes
+from sgenet.errors import ConfigError
+from sgenet.training.settings import to_yaml
+
+if TYPE_CHECKING:
+    from sgenet.detection.evaluation import Evaluation
+    from sgenet.detection.training import DetectResult
+
+__all__ = ["detect_command"]
+
+_LISTED = 10  # objects of an image
+
+_HELP = """usage: sgenet detect train --data DIR|shapes [--recipe NAME] [--SETTING VALUE ...]
+       sgenet detect eval RUN
+       sgenet detect eval --results FILE.json --data DIR|FILE.json
+       sgenet detect predict RUN IMAGE... [--output DIR]
+       sgenet detect compare RUN RUN...
+
+Detectors on backbones with attention: Faster, Mask and Cascade R-CNN, RetinaNet.
+
+  train     train a detector, or go on with a training that was stopped
+  eval      COCO's twelve figures of a run, or of results that any program wrote
+  predict   find objects in images: a picture of each, and results in COCO's form
+  compare   figures of several runs with intervals, what they cost, and what else differs
+
+`sgenet detect train --help` tells more."""
+
+
+def detect_command(words: list[str]) -> int:
+    """Run `sgenet detect` with the words behind it; returns the exit status."""
+    actions = {"train": _train, "eval": _eval, "predict": _predict, "compare": _compare}
+    if not words or words[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0 if words else USAGE_ERROR
+    return actions[chosen("detect", words, list(actions))](words[1:])
+
+
+def _train(words: list[str]) -> int:
+    parser = parser_of("detect train", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--recipe")
+    parser.add_argument("--resume")
+    own, rest = parser.parse_known_args(words)
+    if own.help:
+        print(_train_help(make_detect_config(own.recipe)))
+        return 0
+    if own.resume is not None:
+        return _resume(own.resume, rest)
+    recipe = own.recipe or _suggested(rest)
+    config = _config(recipe, rest)
+    if own.print_config:
+        print(f"# recipe: {recipe}\n{to_yaml(config)}", end="")
+        return 0
+    if not config.data:
+        raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
+    from sgenet.detection.training import train_detector
+    from sgenet.training.fitting import is_first_process
+
+    if own.recipe is None and recipe is not None and is_first_process():
+        print(f"recipe: {recipe} (chosen by the data; `--recipe NAME` takes another of {', '.join(list_recipes())})")
+    _report(train_detector(config))
+    return 0
+
+
+def _resume(run: str, words: list[str]) -> int:
+    parser = parser_of("detect train --resume RUN", add_help=False)
+    parser.add_argument("--epochs", type=int)
+    own, rest = parser.parse_known_args(words)
+    if rest:
+        raise ConfigError(f"--resume goes on with the run's own settings; only --epochs can change, not {rest[0]}")
+    from sgenet.detection.training import resume_detector
+
+    _report(resume_detector(run, epochs=own.epochs))
+    return 0
+
+
+def _suggested(words: list[str]) -> str | None:
+    """The recipe for a command that names none; None where a file gives the settings."""
+    known = glance(words, "data", "detector", "config")
+    if known.config is not None:
+        return None
+    if known.data == "shapes":
+        return "shapes"
+    detector = known.detector or ""
+    return "cascade_20e" if detector.startswith("cascade") else "retinanet_2x" if detector == "retinanet" else "2x"
+
+
+def _config(recipe: str | None, words: list[str]) -> DetectConfig:
+    """The recipe's settings with those of the command line over them."""
+    known = glance(words, "config", "detector", "backbone-weights")
+    if known.config is not None and not Path(known.config).is_file():
+        raise ConfigError(f"--config: there is no file '{known.config}'")
+    decisive = ("detector", "backbone_weights")
+    first = {name: getattr(known, name) for name in decisive if getattr(known, name) is not None}
+    return DetectConfig(**parse_settings("detect train", make_detect_config(recipe, **first), words))
+
+
+def _train_help(config: DetectConfig) -> str:
+    lines = [
+        "usage: sgenet detect train --data DIR|shapes [--recipe NAME] [--SETTING VALUE ...]",
+        "       sgenet detect train --resume RUN [--epochs N]",
+        "",
+        "Train a detector; the result is a run folder for `sgenet detect eval`, `predict` and `compare`.",
+        "",
+        *option_help("--recipe NAME|FILE", f"settings to start from: {', '.join(list_recipes())}; chosen if not given"),
+        *option_help("--config FILE", "settings from a YAML file, e.g. a run's config.yaml; options after it win"),
+        *option_help("--print-config", "show the resulting settings and leave"),
+        *option_help("--resume RUN", "go on with a run that was stopped, or with --epochs train it for longer"),
+        *settings_help(config),
+    ]
+    return "\n".join(lines)
+
+
+def _report(result: DetectResult) -> None:
+    from sgenet.training.fitting import is_first_process
+
+    if not is_first_process():
+        return
+    last = result.history[-1]
+    print(f"AP {last.ap:.2f}  AP50 {last.ap50:.2f}  AP75 {last.ap75:.2f}  (last epoch, {last.epoch})")
+    if last.mask_ap == last.mask_ap:  # no nan
+        print(f"masks: AP {last.mask_ap:.2f}  AP50 {last.mask_ap50:.2f}")
+    print(f"run   {result.run}")
+
+
+def _eval(words: list[str]) -> int:
+    parser = parser_of("detect eval", description="COCO's twelve figures of a run, or of a file of results.")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="run folder of `sgenet detect train`")
+    parser.add_argument("--data", metavar="PATH", help="other images with the same classes; or COCO's JSON of them")
+    parser.add_argument("--results", metavar="FILE", help="judge these results in COCO's form, in the place of a run")
+    parser.add_argument("--write-results", metavar="FILE", help="write what the run finds, in COCO's form")
+    parser.add_argument("--per-class", action="store_true", help="also the AP of each class")
+    add_checkpoint_and_json(parser)
+    own = parser.parse_args(words)
+    if (own.run is None) == (own.results is None):
+        raise ConfigError("give either a RUN, or --results FILE with --data")
+    from sgenet.detection.run_evaluation import evaluate_results, evaluate_run
+
+    if own.results is not None:
+        if own.data is None:
+            raise ConfigError("--results needs --data: the images that they are of, or COCO's JSON of them")
+        found = evaluate_results(own.results, own.data, per_class=own.per_class)
+    else:
+        asked = {"data": own.data, "checkpoint": own.checkpoint, "per_class": own.per_class}
+        found = evaluate_run(own.run, **asked, results=own.write_results)
+    parts = {"boxes": found.boxes} if found.masks is None else {"boxes": found.boxes, "masks": found.masks}
+    if own.json:
+        print(json.dumps({name: _as_json(part) for name, part in parts.items()}, indent=2))
+        return 0
+    print("\n\n".join(_evaluation_text(name, part) for name, part in parts.items()))
+    for name in found.skipped:
+        print(f"left out, unreadable: {name}")
+    return 0
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    classes = [vars(found) for found in evaluation.per_class]
+    return {
+        "figures": dict(evaluation.figures),
+        "images": evaluation.images,
+        "objects": evaluation.objects,
+        **({"classes": classes} if classes else {}),
+    }
+
+
+def _evaluation_text(name: str, evaluation: Evaluation) -> str:
+    from sgenet.bench.table import aligned
+
+    figures = [[figure, _percent(value)] for figure, value in evaluation.figures.items()]
+    text = f"{name}: {evaluation.objects:,} objects in {evaluation.images:,} images, percent\n"
+    text += "\n".join(f"{figure:<6}{value:>8}" for figure, value in figures)
+    if not evaluation.per_class:
+        return text
+    rows = [[c.name, f"{c.objects:,}", _percent(c.AP), _percent(c.AP50)] for c in evaluation.per_class]
+    return f"{text}\n\n{aligned(['class', 'objects', 'AP', 'AP50'], rows)}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _predict(words: list[str]) -> int:
+    parser = parser_of("detect predict", description="Find objects in images.")
+    parser.add_argument("run", metavar="RUN", help="run folder of `sgenet detect train`")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
+    parser.add_argument("--output", default="found", help="folder of pictures and results.json (found)")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="X", help="least score that is drawn (0.5)")
+    add_checkpoint_and_json(parser)
+    own = parser.parse_args(words)
+    from sgenet.detection.prediction import predict_objects
+
+    found = predict_objects(own.run, own.images, own.output, threshold=own.threshold, checkpoint=own.checkpoint)
+    if own.json:
+        print(
+            json.dumps([vars(image) | {"picture": image.picture and str(image.picture)} for image in found], indent=2)
+        )
+    for image in found:
+        if image.problem is not None:
+            print(f"sgenet: left out, unreadable: {image.path}: {image.problem}", file=sys.stderr)
+        elif not own.json:
+            print(f"{image.path}: {_found_text(image.objects)} ({image.picture})")
+    return 0 if any(image.problem is None for image in found) else FAILED
+
+
+def _found_text(objects: Sequence[tuple[str, float]]) -> str:
+    listed = ", ".join(f"{name} {score:.2f}" for name, score in objects[:_LISTED])
+    more = f" and {len(objects) - _LISTED} more" if len(objects) > _LISTED else ""
+    return f"{listed}{more}" if objects else "nothing above the threshold"
+
+
+def _compare(words: list[str]) -> int:
+    parser = parser_of("detect compare", description="Compare runs on the same images; the first is the baseline.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders of `sgenet detect train`")
+    parser.add_argument("--data", metavar="PATH", help="other images with the same classes")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the images, for the intervals (1000)")
+    parser.add_argument("--no-latency", action="store_true", help="leave out what takes time and a quiet machine")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which weights (last)")
+    own = parser.parse_args(words)
+    from sgenet.detection.run_comparison import compare_runs, comparison_text
+
+    comparison = compare_runs(
+        own.runs,
+        data=own.data,
+        checkpoint=own.checkpoint,
+        resamples=own.resamples,
+        latency=not own.no_latency,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print(comparison_text(comparison))
+    return 0

@@ -1,0 +1,121 @@
+"""Find objects in image files; draw them, and write them down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sgenet.data import UnreadableImage, decode_image
+from sgenet.detection.drawing import Objects, draw_objects
+from sgenet.detection.results import Result, to_results, write_results
+from sgenet.detection.running import TrainedDetector, open_run
+from sgenet.errors import ConfigError, RunError
+
+__all__ = ["FoundObjects", "predict_objects"]
+
+
+@dataclass(frozen=True)
+class FoundObjects:
+    """What was found in an image.
+
+    Attributes:
+        path: The image.
+        objects: Name and score of each object that is drawn, the best first.
+        picture: The drawing, a PNG file; None for an image that cannot be read.
+        problem: Why the image cannot be read; None for one that was.
+    """
+
+    path: str
+    objects: tuple[tuple[str, float], ...]
+    picture: Path | None
+    problem: str | None = None
+
+
+def predict_objects(
+    run: str | os.PathLike[str],
+    images: Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    threshold: float = 0.5,
+    checkpoint: Literal["last", "best"] = "last",
+) -> list[FoundObjects]:
+    """Find objects in image files.
+
+    Args:
+        run: The folder of a run.
+        images: Image files.
+        output: A folder for a PNG an image, and for `results.json`: everything found, whatever its score, in COCO's
+            results form, with the images numbered from 1 in their order.
+        threshold: Objects with lower scores are not drawn.
+        checkpoint: "last" or "best".
+
+    Returns:
+        One an image, in their order, those that cannot be read included.
+
+    Raises:
+        SgenetError: If the run or the folder cannot be used.
+    """
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold} must be between 0 and 1")
+    detector = open_run(run, checkpoint)
+    folder = _folder(output)
+    found: list[FoundObjects] = []
+    results: list[Result] = []
+    taken: set[str] = set()
+    for number, path in enumerate((os.fspath(image) for image in images), start=1):
+        try:
+            image = decode_image(path)
+        except UnreadableImage as error:
+            found.append(FoundObjects(path, (), None, error.reason))
+            continue
+        (own,) = detector([image.to(detector.device).float() / 255])
+        results += to_results(number, own, detector.category_ids)
+        picture = folder / _free(f"{Path(path).stem}.png", taken)
+        found.append(_drawn(path, image, own, detector, threshold, picture))
+    write_results(folder / "results.json", results)
+    return found
+
+
+def _drawn(
+    path: str, image: Tensor, own: dict[str, Tensor], detector: TrainedDetector, threshold: float, picture: Path
+) -> FoundObjects:
+    objects = Objects.of_detector(own, threshold=threshold)
+    drawing = draw_objects(image, objects, detector.classes)
+    _write_png(drawing, picture)
+    scores: Any = torch.zeros(0) if objects.scores is None else objects.scores
+    named = zip(objects.labels.tolist(), scores.tolist(), strict=True)
+    return FoundObjects(path, tuple((detector.classes[label], score) for label, score in named), picture)
+
+
+def _write_png(image: Tensor, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _folder(output: str | os.PathLike[str]) -> Path:
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"output '{folder}' cannot be written: {error.strerror or error}; choose another") from error
+    return folder
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or one with a number for the second image of that name."""
+    stem, number = Path(name).stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name
