@@ -1,5 +1,6 @@
 """Images that the tests of the data floor draw themselves."""
 
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -91,3 +92,46 @@ def real_images(tmp_path_factory):
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(tar.extractfile(member).read())
     return folder
+
+
+@pytest.fixture(scope="session")
+def coco200(tmp_path_factory):
+    """The folder of 100 training and 100 validation images of COCO with their annotations, where they are at hand."""
+    archive = _DATA / "coco200.tar"
+    if not archive.is_file():
+        pytest.skip(f"no {archive}; set SGENET_TEST_DATA to the folder that holds it")
+    folder = tmp_path_factory.mktemp("coco")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / "coco200"
+
+
+def _annotation(number: int, image: int, box: list[int]) -> dict:
+    return {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": 30.0, "iscrowd": 0}
+
+
+@pytest.fixture
+def make_coco(tmp_path):
+    """Write a set in COCO's layout, two images of 40 x 30 a split; one split has the given rows. Returns its folder."""
+
+    def make(annotations=(), *, images=None, categories=None, split="val") -> Path:
+        root = tmp_path / "set"
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        plain = {
+            "images": [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 30} for n in (1, 2)],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}],
+            "annotations": [_annotation(1, 1, [1, 2, 10, 8]), _annotation(2, 2, [3, 4, 5, 6])],
+        }
+        if categories is not None:
+            plain["categories"] = categories
+            plain["annotations"] = []
+        given = {**plain, "annotations": list(annotations), **({} if images is None else {"images": images})}
+        for name in ("train", "val"):
+            (root / name).mkdir(exist_ok=True)
+            content = given if name == split else plain
+            (root / f"annotations/instances_{name}.json").write_text(json.dumps(content))
+            for number in (1, 2):
+                picture(number, 40, 30).save(root / name / f"{number}.png")
+        return root
+
+    return make

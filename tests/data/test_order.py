@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sgenet.data.order import BatchPlan, Stream, epoch_order, image_hash, random_integers
+from sgenet.data.order import AspectRatioPlan, BatchPlan, Stream, epoch_order, image_hash, random_integers
 from sgenet.errors import ConfigError
 
 seeds = st.integers(-(2**70), 2**70)
@@ -140,3 +140,48 @@ def test_places_beyond_the_epoch_are_refused():
         plan.check_place(0, 3)
     with pytest.raises(ConfigError, match="epoch=-1"):
         plan.check_place(-1, 0)
+
+
+@settings(max_examples=200)
+@given(
+    wide=st.lists(st.booleans(), min_size=1, max_size=50),
+    per_rank=st.integers(1, 5),
+    world=st.integers(1, 3),
+    seed=seeds,
+    epoch=epochs,
+    drop_last=st.booleans(),
+)
+def test_batches_of_one_shape_take_each_image_once(wide, per_rank, world, seed, epoch, drop_last):
+    def shares(rank, world):
+        plan = AspectRatioPlan(sizes, batch_size=batch_size, seed=seed, rank=rank, world=world, drop_last=drop_last)
+        return [share.tolist() for share in plan.shares(epoch)]
+
+    batch_size = per_rank * world
+    sizes = torch.tensor([[5, 6] if one else [6, 6] for one in wide])
+    alone = shares(0, 1)
+    together = [shares(rank, world) for rank in range(world)]
+    assert [list(chain(*parts)) for parts in zip(*together, strict=True)] == alone
+    plain = BatchPlan(len(wide), batch_size=batch_size, seed=seed, drop_last=drop_last)
+    assert [len(batch) for batch in alone] == [len(batch) for batch in plain.shares(epoch)]
+    assert len(set(chain(*alone))) == sum(map(len, alone))
+    assert set(chain(*alone)) == set(chain(*(share.tolist() for share in plain.shares(epoch))))
+    whole = [batch for batch in alone if len(batch) == batch_size]
+    assert all(len({wide[i] for i in batch}) == 1 for batch in whole[:-1])
+
+
+def test_a_few_tall_images_among_wide_ones_are_seen():
+    plan = AspectRatioPlan(torch.tensor([[5, 9]] * 9 + [[9, 5]] * 2), batch_size=4, seed=0, drop_last=True)
+    seen = [{index for share in plan.shares(epoch) for index in share.tolist()} for epoch in range(20)]
+    assert all(len(images) == 8 for images in seen)
+    # 3 of 11 images are left out in each epoch, but not always the same.
+    assert set.union(*seen) == set(range(11))
+
+
+def test_batches_of_one_shape_depend_on_seed_and_epoch_alone():
+    sizes = torch.randint(4, 9, (40, 2), generator=torch.Generator().manual_seed(0))
+
+    def order(seed, epoch):
+        return tuple(AspectRatioPlan(sizes, batch_size=4, seed=seed).order(epoch).tolist())
+
+    assert order(1, 2) == order(1, 2)
+    assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9

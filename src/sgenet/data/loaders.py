@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from sgenet.data.transforms import (
 )
 from sgenet.errors import ConfigError, DataError
 
-__all__ = ["Batch", "BatchLoader", "eval_loader", "normalise", "train_loader"]
+__all__ = ["Batch", "BatchLoader", "Place", "PlannedLoader", "eval_loader", "normalise", "train_loader"]
 
 
 class Batch(NamedTuple):
@@ -42,20 +42,38 @@ class Batch(NamedTuple):
     skipped: list[str]
 
 
-class BatchLoader(DataLoader[Batch]):
-    """A DataLoader of ready batches, made by `train_loader` or `eval_loader`.
+class _SomeBatch(Protocol):
+    @property
+    def indices(self) -> Tensor: ...
+
+    @property
+    def skipped(self) -> list[str]: ...
+
+
+_B = TypeVar("_B", bound=_SomeBatch)
+
+
+class PlannedLoader(DataLoader[_B]):
+    """A DataLoader of the batches that a plan says, of whatever kind.
 
     With workers, one loader for all epochs saves starting them again: call `set_epoch` before each.
+
+    Args:
+        batches: Makes the batch of a place; in the workers, where there are any.
+        plan: Which images make up which batch.
+        workers: Processes; 0 works in this one.
+        pin_memory: Put batches where copying to a CUDA device is fast.
+
+    Raises:
+        ConfigError: If `workers` is negative.
     """
 
-    def __init__(
-        self, source: ImageSource, transform: Transform, plan: BatchPlan, *, workers: int, pin_memory: bool
-    ) -> None:
+    def __init__(self, batches: Dataset[_B], plan: BatchPlan, *, workers: int, pin_memory: bool) -> None:
         if workers < 0:
             raise ConfigError(f"workers={workers} must be 0 or more; 0 loads in this process")
         self._places = _Places(plan)
         super().__init__(
-            _Batches(source, transform),
+            batches,
             batch_size=None,
             sampler=self._places,
             collate_fn=_unchanged,
@@ -74,7 +92,7 @@ class BatchLoader(DataLoader[Batch]):
         """
         self._places.move(epoch, first_batch)
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader names a private iterator class
+    def __iter__(self) -> Iterator[_B]:  # type: ignore[override]  # DataLoader names a private iterator class
         """The batches.
 
         Raises:
@@ -83,11 +101,31 @@ class BatchLoader(DataLoader[Batch]):
         read = 0
         unreadable: list[str] = []
         for batch in super().__iter__():
-            read += len(batch.labels)
+            read += len(batch.indices)
             unreadable += batch.skipped if read == 0 else []
             yield batch
         if unreadable and read == 0:
             raise nothing_readable(unreadable)
+
+
+class BatchLoader(PlannedLoader[Batch]):
+    """A loader of ready batches, made by `train_loader` or `eval_loader`.
+
+    Args:
+        source: The images.
+        transform: What is done to them.
+        plan: Which images make up which batch.
+        workers: Processes that decode; 0 decodes in this one.
+        pin_memory: Put batches where copying to a CUDA device is fast.
+
+    Raises:
+        ConfigError: If `workers` is negative.
+    """
+
+    def __init__(
+        self, source: ImageSource, transform: Transform, plan: BatchPlan, *, workers: int, pin_memory: bool
+    ) -> None:
+        super().__init__(_Batches(source, transform), plan, workers=workers, pin_memory=pin_memory)
 
 
 def nothing_readable(unreadable: Sequence[str]) -> DataError:
@@ -229,14 +267,14 @@ def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
         return tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in (factor, offset))  # type: ignore[return-value]
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """The images of one batch, in one epoch."""
 
     epoch: int
     indices: list[int]
 
 
-class _Places(Sampler[_Place]):
+class _Places(Sampler[Place]):
     """Yields this rank's share of batch after batch."""
 
     def __init__(self, plan: BatchPlan) -> None:
@@ -248,10 +286,10 @@ class _Places(Sampler[_Place]):
         self._plan.check_place(epoch, first_batch)
         self._epoch, self._first_batch = epoch, first_batch
 
-    def __iter__(self) -> Iterator[_Place]:
+    def __iter__(self) -> Iterator[Place]:
         epoch = self._epoch
         for share in self._plan.shares(epoch, self._first_batch):
-            yield _Place(epoch, share.tolist())
+            yield Place(epoch, share.tolist())
 
     def __len__(self) -> int:
         return self._plan.batches - self._first_batch
@@ -264,7 +302,7 @@ class _Batches(Dataset[Batch]):
         self._source = source
         self._transform = transform
 
-    def __getitem__(self, place: _Place) -> Batch:
+    def __getitem__(self, place: Place) -> Batch:
         views: list[Tensor] = []
         kept: list[int] = []
         skipped: list[str] = []

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 
-__all__ = ["BatchPlan", "Stream", "epoch_order", "image_hash", "random_integers"]
+__all__ = [
+    "AspectRatioPlan",
+    "BatchPlan",
+    "Stream",
+    "aspect_ratio_order",
+    "epoch_order",
+    "image_hash",
+    "random_integers",
+]
 
 _MASK = (1 << 64) - 1
 # SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
@@ -34,6 +42,7 @@ class Stream(IntEnum):
     LEFT = 3
     FLIP = 4
     COLOUR = 5
+    SCALE = 6
 
 
 def _mixed(value: int) -> int:
@@ -160,9 +169,13 @@ class BatchPlan:
         whole, rest = divmod(size, batch_size)
         self.batches = whole + (1 if rest and (not drop_last or whole == 0) else 0)
 
+    def order(self, epoch: int) -> Tensor:
+        """All images as the epoch takes them, batch after batch: int64 (size,)."""
+        return torch.arange(self.size) if self.seed is None else epoch_order(self.size, self.seed, epoch)
+
     def shares(self, epoch: int, first_batch: int = 0) -> Iterator[Tensor]:
         """This rank's images of the batches from `first_batch` on: int64 (b,) each, on the CPU."""
-        order = torch.arange(self.size) if self.seed is None else epoch_order(self.size, self.seed, epoch)
+        order = self.order(epoch)
         for number in range(first_batch, self.batches):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             start, stop = (len(batch) * r // self.world for r in (self.rank, self.rank + 1))
@@ -174,3 +187,75 @@ class BatchPlan:
             raise ConfigError(f"epoch={epoch} must be 0 or more: epochs are counted from 0")
         if not 0 <= first_batch <= self.batches:
             raise ConfigError(f"first_batch={first_batch} must be 0 to {self.batches}, the batches of an epoch")
+
+
+class AspectRatioPlan(BatchPlan):
+    """The batches of a detector's training: the images of one are all wide, or all tall.
+
+    A detector pads the images of a batch to one size, so that a wide one beside a tall one wastes half of it. There are
+    as many batches as in a `BatchPlan`, shared among ranks and cut off at the end as there. Two of an epoch may be
+    mixed: the one that takes what is left of both kinds, and an incomplete last one.
+
+    Args:
+        sizes: int64 (N, 2), height and width of each image.
+        batch_size: Images in a batch, over all ranks.
+        seed: Shuffles each epoch.
+        rank: This process.
+        world: Number of processes.
+        drop_last: Leave out an incomplete last batch, unless it is the only one.
+
+    Raises:
+        ConfigError: If a number is out of range, or batches cannot be cut into equal shares.
+
+    Examples:
+        >>> sizes = torch.tensor([[3, 4], [4, 3]] * 4)
+        >>> plan = AspectRatioPlan(sizes, batch_size=2, seed=0)
+        >>> [(share % 2).tolist() for share in plan.shares(epoch=0)]
+        [[0, 0], [1, 1], [0, 0], [1, 1]]
+    """
+
+    def __init__(
+        self,
+        sizes: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(len(sizes), batch_size=batch_size, seed=seed, rank=rank, world=world, drop_last=drop_last)
+        self._wide = sizes[:, 1] > sizes[:, 0]
+
+    def order(self, epoch: int) -> Tensor:
+        """All images as the epoch takes them, batch after batch: int64 (size,)."""
+        return aspect_ratio_order(super().order(epoch), self._wide, self.batch_size)
+
+
+def aspect_ratio_order(order: Tensor, wide: Tensor, batch_size: int) -> Tensor:
+    """Change an order so that nearly every run of `batch_size` images is all wide or all tall.
+
+    The incomplete last batch stays what it is: were it what grouping leaves over, a few tall images among many wide
+    ones would be in it every time. What grouping leaves over of the others fills one batch, which is mixed.
+
+    Args:
+        order: int64 (N,), a permutation.
+        wide: bool (N,), for each image.
+        batch_size: Images in a batch.
+
+    Returns:
+        int64 (N,), the same images. Batches come in the order in which they fill up.
+
+    Examples:
+        >>> aspect_ratio_order(torch.arange(7), torch.tensor([True, False, False, True, True, False, True]), 2).tolist()
+        [1, 2, 0, 3, 4, 5, 6]
+    """
+    whole = len(order) // batch_size * batch_size
+    taken: list[int] = []
+    waiting: dict[bool, list[int]] = {True: [], False: []}
+    for index, kind in zip(order[:whole].tolist(), wide[order[:whole]].tolist(), strict=True):
+        waiting[kind].append(index)
+        if len(waiting[kind]) == batch_size:
+            taken += waiting[kind]
+            waiting[kind] = []
+    return torch.tensor([*taken, *waiting[True], *waiting[False], *order[whole:].tolist()], dtype=torch.int64)
