@@ -69,7 +69,7 @@ def _figures(matches: Sequence[ClassMatches], weights: _Ints) -> _Floats:
     recall_of_few = np.full((len(MOST_DETECTIONS) - 1, len(matches), len(OVERLAPS), weights.shape[1]), np.nan)
     for i, found in enumerate(matches):
         objects = found.objects @ weights
-        for size in np.flatnonzero(objects.any(axis=1)):
+        for size in np.flatnonzero(objects.any(axis=1)).tolist():
             precision[i, size], recall[i, size] = _precision_and_recall(found, size, weights, objects[size])
         for few, most in zip(recall_of_few, MOST_DETECTIONS[:-1], strict=True):
             few[i] = _recall(found, most, weights, objects[0])
@@ -85,9 +85,7 @@ def _figures(matches: Sequence[ClassMatches], weights: _Ints) -> _Floats:
     return np.stack([means[name] for name in FIGURES])
 
 
-def _precision_and_recall(
-    found: ClassMatches, size: int, weights: _Ints, objects: _Ints
-) -> tuple[_Floats, _Floats]:
+def _precision_and_recall(found: ClassMatches, size: int, weights: _Ints, objects: _Ints) -> tuple[_Floats, _Floats]:
     """Average precision and recall at each threshold of IoU: (T, B); nan where there are no objects."""
     misses = found.miss[size]
     # Most detections miss at every threshold: those are added up once for all of them.
@@ -150,4 +148,5 @@ def _mean(values: _Floats) -> _Floats:
     flat = values.reshape(-1, values.shape[-1])
     known = ~np.isnan(flat)
     number = known.sum(axis=0)
-    return np.where(known, flat, 0.0).sum(axis=0) / np.where(number, number, np.nan)
+    mean: _Floats = np.where(known, flat, 0.0).sum(axis=0) / np.where(number > 0, number, np.nan)
+    return mean
