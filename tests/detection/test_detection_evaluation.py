@@ -79,8 +79,9 @@ def test_classes_by_themselves_equal_pycocotools():
     for own in evaluation.per_class[:12]:
         expected = reference(annotations, results, catIds=[own.category_id])
         assert own.name == next(c["name"] for c in annotations["categories"] if c["id"] == own.category_id)
-        assert (own.AP, own.AP50) == pytest.approx((expected["AP"], expected["AP50"]), abs=1e-9)
-    known = [own.AP for own in evaluation.per_class if own.AP is not None]
+        assert own.ap == pytest.approx(expected["AP"], abs=1e-9)
+        assert own.ap50 == pytest.approx(expected["AP50"], abs=1e-9)
+    known = [own.ap for own in evaluation.per_class if own.ap is not None]
     assert evaluation.figures["AP"] == pytest.approx(np.mean(known))
     assert evaluate(annotations, results).per_class == ()
 
@@ -107,7 +108,7 @@ def test_nothing_is_printed_and_nothing_given_is_changed(capfd):
 def test_no_results_find_nothing():
     found = evaluate(truth(area=1600), [], per_class=True)
     assert found.figures == {name: None if name[2:] in ("s", "l") else 0.0 for name in FIGURES}
-    assert [(own.category_id, own.objects, own.AP) for own in found.per_class] == [(2, 0, None), (5, 1, 0.0)]
+    assert [(own.category_id, own.objects, own.ap) for own in found.per_class] == [(2, 0, None), (5, 1, 0.0)]
 
 
 def test_where_nothing_is_to_be_found_there_is_no_figure():
@@ -229,12 +230,12 @@ def test_masks_that_cannot_be_used(mask, words):
 
 
 def test_results_of_unknown_images_and_categories():
-    with pytest.raises(DataError, match="entry 1 has image_id 9, .* 2 that the annotations have .2 of 3 entries"):
+    with pytest.raises(DataError, match=r"entry 1 has image_id 9, .* 2 that the annotations have .2 of 3 entries"):
         evaluate(truth(), [result(), {**result(), "image_id": 9}, {**result(), "category_id": 9}])
 
 
 def test_arguments_that_cannot_be_used():
     with pytest.raises(ConfigError, match="kind='boxes' must be 'bbox'"):
         evaluate(truth(), [], "boxes")
-    with pytest.raises(ConfigError, match="image_ids has 9, .*1 of 2 are unknown"):
+    with pytest.raises(ConfigError, match=r"image_ids has 9, .*1 of 2 are unknown"):
         evaluate(truth(), [], image_ids=[1, 9])

@@ -17,7 +17,7 @@ from sgenet.detection.ground_truth import GroundTruth, Kind, read_ground_truth
 from sgenet.detection.matching import SIZES, match
 from sgenet.detection.resampling import draw_weights, weighted_figures
 from sgenet.detection.results import Result
-from sgenet.errors import ConfigError
+from sgenet.errors import ConfigError, DataError
 
 __all__ = ["Comparison", "FigureDifference", "Verdict", "compare", "markdown", "notes", "summary"]
 
@@ -153,7 +153,10 @@ def compare(
     resampled: dict[str, _Floats] = {}
     having = dict.fromkeys(SIZES, 0)
     for name, own in results.items():
-        matches = match(truth, own, kind, image_ids, mask_areas=mask_areas)
+        try:
+            matches = match(truth, own, kind, image_ids, mask_areas=mask_areas)
+        except DataError as error:
+            raise DataError(f"run '{name}': {error}") from error
         seen[name] = weighted_figures(matches, once)[:, 0]
         resampled[name] = weighted_figures(matches, drawn)
         counts = sum((found.objects for found in matches), start=np.zeros((len(SIZES), images), dtype=np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,18 @@ _TOLD_APART: tuple[_Colour, ...] = (
 )
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _LIGHTNESS = (0.42, 0.66, 0.54)
-_INK: _Colour = (16, 16, 16)
+_INK: _Colour = (0, 0, 0)
 _PAPER: _Colour = (255, 255, 255)
 
+_WIDER_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "Arial Unicode.ttf",
+    "Arial.ttf",
+    "msyh.ttc",
+)
 _SMALLEST = 600  # pixels: images with a shorter longer side are enlarged
 _LETTERS = 42  # letter heights in the side of a square as large as the picture
 _OPACITY = 0.35  # of masks
@@ -175,7 +185,7 @@ def _number(objects: Objects) -> str:
 
 
 def _headed(picture: Image.Image, heading: str) -> Image.Image:
-    font = _font(picture.size, 1.15)
+    font = _font(picture.size, [heading], 1.15)
     height = _line_height(font)
     headed = Image.new("RGB", (picture.width, picture.height + height + height // 2), _PAPER)
     headed.paste(picture, (0, headed.height - picture.height))
@@ -213,11 +223,12 @@ class _Box(NamedTuple):
 
 
 class _Plate(NamedTuple):
-    """A name beside its box."""
+    """A name beside the box of its object."""
 
     text: str
     colour: _Colour
     box: _Box
+    owner: _Box
 
 
 def _draw(image: Tensor, objects: Objects, classes: Sequence[str]) -> Image.Image:
@@ -233,8 +244,11 @@ def _draw(image: Tensor, objects: Objects, classes: Sequence[str]) -> Image.Imag
     pen = ImageDraw.Draw(picture)
     for i in back_to_front:
         _outline(pen, boxes[i], colours[i], line)
-    font = _font(picture.size)
-    plates = _place_plates(_texts(objects, classes), colours, boxes, picture.size, font, line)
+    texts = _texts(objects, classes)
+    font = _font(picture.size, texts)
+    plates = _place_plates(texts, colours, boxes, picture.size, font, line)
+    for plate in plates:
+        _paint_leader(pen, plate, line)
     for plate in reversed(plates):
         _paint_plate(pen, plate, font, line)
     return picture
@@ -263,8 +277,23 @@ def _side(size: tuple[int, int]) -> float:
     return math.sqrt(size[0] * size[1])
 
 
-def _font(size: tuple[int, int], times: float = 1.0) -> _Font:
-    return ImageFont.load_default(max(11, round(times * _side(size) / _LETTERS)))
+def _font(size: tuple[int, int], texts: Sequence[str], times: float = 1.0) -> _Font:
+    """Pillow's own font, or one of the machine's where that lacks letters of the texts."""
+    height = max(11, round(times * _side(size) / _LETTERS))
+    letters = set("".join(texts))
+    own = ImageFont.load_default(height)
+    if _lacking(own, letters):
+        for name in _WIDER_FONTS:
+            with contextlib.suppress(OSError):
+                other = ImageFont.truetype(name, height)
+                if not _lacking(other, letters):
+                    return other
+    return own
+
+
+def _lacking(font: _Font, letters: set[str]) -> bool:
+    missing = bytes(font.getmask("\uffff"))
+    return any(bytes(font.getmask(letter)) == missing for letter in letters)
 
 
 def _line_height(font: _Font) -> int:
@@ -339,7 +368,7 @@ def _place_plates(
         height = _line_height(font) + line
         options = [_pushed_in(option, size) for option in _beside(box, width, height, line)]
         costs = [_hidden(option, placed, boxes) + 0.02 * i for i, option in enumerate(options)]
-        placed.append(_Plate(text, colour, options[int(np.argmin(costs))]))
+        placed.append(_Plate(text, colour, options[int(np.argmin(costs))], box))
     return placed
 
 
@@ -363,6 +392,9 @@ def _beside(box: _Box, width: int, height: int, line: int) -> Iterator[_Box]:
         (left - width, box.top - line),
         (right, below - height),
         (left - width, below - height),
+        # Apart, with a line to the box.
+        *((x, above - away * height) for away in (1.3, 2.6) for x in (left, right - width, middle)),
+        *((x, below + away * height) for away in (1.3, 2.6) for x in (left, right - width, middle)),
     ):
         yield _Box(x, y, x + width, y + height)
 
@@ -385,6 +417,20 @@ def _shortened(text: str, font: _Font, width: float) -> str:
     while len(text) > 1 and font.getlength(f"{text}...") > width:
         text = text[:-1]
     return f"{text}..."
+
+
+def _paint_leader(pen: ImageDraw.ImageDraw, plate: _Plate, line: int) -> None:
+    """A line from a plate to its box, where they do not touch."""
+    box, owner = plate.box, plate.owner
+    if box.bottom < owner.top - 2 * line:
+        ends = box.bottom, owner.top
+    elif box.top > owner.bottom + 2 * line:
+        ends = box.top, owner.bottom
+    else:
+        return
+    x = min(max((owner.left + owner.right) / 2, box.left + line), box.right - line)
+    for width, colour in ((line + 2, _INK), (line, plate.colour)):
+        pen.line((x, ends[0], x, ends[1]), fill=colour, width=width)
 
 
 def _paint_plate(pen: ImageDraw.ImageDraw, plate: _Plate, font: _Font, line: int) -> None:

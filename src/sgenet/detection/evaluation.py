@@ -31,15 +31,15 @@ class ClassFigures:
         category_id: COCO's number of the class.
         name: Of the class.
         objects: How many there are to find; crowd regions do not count.
-        AP: A fraction; None without objects.
-        AP50: The same at IoU 0.5.
+        ap: Its AP, a fraction; None without objects.
+        ap50: The same at IoU 0.5.
     """
 
     category_id: int
     name: str
     objects: int
-    AP: float | None
-    AP50: float | None
+    ap: float | None
+    ap50: float | None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 _Ints: TypeAlias = npt.NDArray[np.int64]
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
+_AT_75 = 5  # of `OVERLAPS`
 _MOST_NUMBERS = 2**24  # in one array: 128 MB
 
 
@@ -55,7 +56,7 @@ def weighted_figures(matches: Sequence[ClassMatches], weights: _Ints) -> _Floats
         float64 (12, B), in the order of `FIGURES`; nan where there is nothing to find.
     """
     largest = max((len(found.image) for found in matches), default=0)
-    at_once = max(1, _MOST_NUMBERS // max(largest, len(weights), 1))
+    at_once = max(1, _MOST_NUMBERS // max(largest, len(weights), len(matches) * len(SIZES) * len(OVERLAPS), 1))
     parts = [
         _figures(matches, np.ascontiguousarray(weights[:, start : start + at_once]))
         for start in range(0, weights.shape[1], at_once)
@@ -76,7 +77,7 @@ def _figures(matches: Sequence[ClassMatches], weights: _Ints) -> _Floats:
     means = {
         "AP": _mean(precision[:, 0]),
         "AP50": _mean(precision[:, 0, :1]),
-        "AP75": _mean(precision[:, 0, 5:6]),
+        "AP75": _mean(precision[:, 0, _AT_75 : _AT_75 + 1]),
         "AR100": _mean(recall[:, 0]),
         **{f"AR{most}": _mean(few) for few, most in zip(recall_of_few, MOST_DETECTIONS[:-1], strict=True)},
         **{f"AP{name[0]}": _mean(precision[:, i]) for i, name in enumerate(SIZES) if i},
