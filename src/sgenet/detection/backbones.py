@@ -22,7 +22,7 @@ from sgenet.detection.group_norm import group_norm, use_group_norm
 from sgenet.errors import ConfigError
 from sgenet.models import build, create_model, load_weights
 
-__all__ = ["Backbone", "Extra", "Norm", "PyramidNorm", "build_trunk", "create_trunk"]
+__all__ = ["Backbone", "Extra", "Norm", "PyramidNorm", "build_trunk", "check_stages", "create_trunk"]
 
 Norm = Literal["batch", "group"]
 PyramidNorm = Literal["none", "group"]
@@ -198,6 +198,21 @@ def build_trunk(description: dict[str, Any], *, norm: Norm = "batch") -> Feature
     return _trunk(build(description), norm, description["host"]["name"])
 
 
+def check_stages(frozen: int) -> None:
+    """Refuse a number of frozen stages that there are not.
+
+    Args:
+        frozen: The number.
+
+    Raises:
+        ConfigError: If it is not 0 to 4.
+    """
+    if frozen not in range(len(STRIDES) + 1):
+        raise ConfigError(
+            f"frozen_stages={frozen!r} is not possible; give 0 for none, 1 for the stem and the first stage, up to 4"
+        )
+
+
 def _trunk(network: nn.Module, norm: Norm, name: str) -> FeatureTrunk:
     return feature_trunk(use_group_norm(network, name=name) if norm == "group" else network, name=name)
 
@@ -218,10 +233,7 @@ def _fitted(name: str, channels: int, options: Mapping[str, Any]) -> Attention:
 
 def _frozen(trunk: FeatureTrunk, stages: int, *, freeze_attention: bool) -> frozenset[str]:
     """Names of the trunk's parameters that do not learn."""
-    if not 0 <= stages <= len(STRIDES):
-        raise ConfigError(
-            f"frozen_stages={stages} is not possible; give 0 for none, 1 for the stem and the first stage, up to 4"
-        )
+    check_stages(stages)
     frozen = frozenset[str]().union(*trunk.reached[:stages])
     if freeze_attention:
         return frozen

@@ -17,7 +17,7 @@ from torchvision.ops import boxes as box_ops
 
 from sgenet.errors import ConfigError
 
-__all__ = ["DELTA_WEIGHTS", "LOSS_WEIGHTS", "STAGE_IOUS", "CascadeHeads", "CascadeRCNN", "CascadeStage"]
+__all__ = ["DELTA_WEIGHTS", "LOSS_WEIGHTS", "STAGE_IOUS", "CascadeHeads", "CascadeRCNN", "CascadeStage", "Scene"]
 
 STAGE_IOUS = (0.5, 0.6, 0.7)
 """What a box and an object must share at least, for the box to be one of the object, in each stage."""

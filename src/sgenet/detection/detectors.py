@@ -93,11 +93,11 @@ def create_detector(
     """
     kind = _kind(name)
     if not isinstance(num_classes, int) or num_classes < 1:
-        raise ConfigError(f"num_classes={num_classes} must be 1 or more; the background is not counted")
+        raise ConfigError(f"num_classes={num_classes!r} must be 1 or more; the background is not counted")
     settings = make_options(name, kind.options, options)
     started = pretrained or backbone_weights is not None
     if settings.norm_eval is None:
-        settings = replace(settings, norm_eval=started)
+        settings = replace(settings, norm_eval=started and settings.norm == "batch")
     asked = {"attention": attention, "attention_options": attention_options}
     trunk = create_trunk(
         backbone,

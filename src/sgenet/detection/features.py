@@ -170,7 +170,8 @@ def _steps(network: nn.Module, recording: Recording) -> Iterator[_Step]:
     for module in _handed_on(network, recording):
         inner = [f"{module}.{child}" for child, _ in network.get_submodule(module).named_children()]
         strides = {stride for child in inner if (stride := _stride(recording.shapes.get(child))) is not None}
-        if isinstance(network.get_submodule(module), nn.Sequential) and len(strides) > 1:
+        plain = type(network.get_submodule(module)).forward is nn.Sequential.forward
+        if plain and len(strides) > 1:
             yield from (_Step(child, _stride(recording.shapes.get(child))) for child in inner)
         else:
             yield _Step(module, _stride(recording.shapes.get(module)))

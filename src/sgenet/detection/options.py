@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from sgenet.detection.backbones import Norm, PyramidNorm
+from sgenet.detection.backbones import Norm, PyramidNorm, check_stages
 from sgenet.errors import ConfigError, did_you_mean
 
 __all__ = ["DetectorOptions", "MaskOptions", "RegionOptions", "RetinaNetOptions", "make_options"]
@@ -77,10 +77,12 @@ class DetectorOptions:
             _check_all(name, getattr(self, name), _check_whole)
         for name in ("image_max_size", "fpn_channels", "detections_per_image"):
             _check_whole(name, getattr(self, name))
+        _check_all("image_mean", self.image_mean, _check_number)
         _check_all("anchor_ratios", self.anchor_ratios, _check_positive)
         _check_all("image_std", self.image_std, _check_positive)
         for name in ("score_threshold", "nms_threshold"):
             _check_share(name, getattr(self, name))
+        check_stages(self.frozen_stages)
         _check_choice("norm", self.norm, get_args(Norm))
         _check_choice("fpn_norm", self.fpn_norm, get_args(PyramidNorm))
         _check_count("image_mean", self.image_mean, 3, "the three channels")
@@ -234,6 +236,11 @@ def _check_all(name: str, values: Any, check: Any) -> None:  # noqa: ANN401
 def _check_whole(name: str, value: Any) -> None:  # noqa: ANN401
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}={value!r} is not possible; give whole numbers of 1 or more")
+
+
+def _check_number(name: str, value: Any) -> None:  # noqa: ANN401
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r} is not possible; give numbers")
 
 
 def _check_positive(name: str, value: Any) -> None:  # noqa: ANN401
