@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from sgenet.attention import SpatialGroupEnhance, SqueezeExcite
+from sgenet.attention import ConvBlockAttention, SelectiveKernelConv, SpatialGroupEnhance, SqueezeExcite
 from sgenet.errors import ConfigError
 from sgenet.ops import decompositions
 
@@ -246,7 +246,9 @@ _PAPER_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, Tensor, Te
     ((nn.ReLU, nn.PReLU, nn.ELU, nn.LeakyReLU, nn.ReLU6), lambda layer, x, y: y.numel()),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d), lambda layer, x, y: x.numel()),
     ((nn.Upsample,), lambda layer, x, y: y.numel()),
-    # Ours pool by `mean`; the paper's code has a pooling layer in these two, and a ReLU layer in SE.
+    # Ours pool by `mean` and `amax`; the paper's code has pooling layers in these four, and ReLU layers in SE and CBAM.
     ((SpatialGroupEnhance,), lambda layer, x, y: x.numel()),
     ((SqueezeExcite,), lambda layer, x, y: x.numel() + x.shape[0] * layer.fc1.out_features),
+    ((ConvBlockAttention,), lambda layer, x, y: 2 * (x.numel() + x.shape[0] * layer.fc1.out_features)),
+    ((SelectiveKernelConv,), lambda layer, x, y: y.numel()),
 )

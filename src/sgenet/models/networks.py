@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 from collections.abc import Collection
 from typing import Any
 
@@ -15,10 +16,22 @@ from sgenet.models.selective_kernel import selective_kernel_options
 from sgenet.surgery import AttentionReport, attach_recorded, attention_report, insert_attention
 from sgenet.surgery.sites import Position
 
-__all__ = ["add_named", "build", "create_model", "describe", "list_models", "split_name"]
+__all__ = [
+    "add_named",
+    "build",
+    "create_model",
+    "describe",
+    "list_models",
+    "set_host_description",
+    "split_name",
+]
 
 _ASKED = ("attention", "attention_options", "attention_position", "attention_stages")
 _HOST_ATTRIBUTE = "host_description"
+
+# Who builds the hosts that are no classifiers: a function `build_host` there, which takes the description. The module
+# is of a higher floor, so it is imported only where a description asks for it.
+_FAMILIES = {"detector": "sgenet.detection.detectors"}
 _PREFIXES = ("bam", "cbam", "eca", "gc", "ge", "se", "sge", "simam", "sk", "srm")
 _POSITIONS: dict[str, Position] = {"bam": "stage"}  # where the module's paper puts it, if not at the branch's end
 
@@ -68,7 +81,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
     if attention == "sk":
         options["selective_kernel"] = selective_kernel_options(module_options)
     model = create_host(host, num_classes, pretrained=pretrained, options=options)
-    setattr(model, _HOST_ATTRIBUTE, {"name": host, "num_classes": num_classes, "options": options})
+    set_host_description(model, {"name": host, "num_classes": num_classes, "options": options})
     if attention not in (None, "sk"):
         place = {"position": asked["attention_position"], "stages": asked["attention_stages"]}
         add_named(model, host, attention, module_options, **place, keep_output=pretrained)
@@ -101,7 +114,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
         model: A network from `create_model`, or any network; of another one only the attention is described.
 
     Returns:
-        `host` (name, num_classes, options; or None) and `attention` (the surgery's report; or None).
+        `host` (name, num_classes, options; or None; where it is no classifier, its family too) and `attention` (the
+        surgery's report; or None).
 
     Examples:
         >>> describe(create_model("resnet18", num_classes=10))
@@ -112,6 +126,16 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "host": getattr(model, _HOST_ATTRIBUTE, None),
         "attention": None if report is None else report.to_dict(),
     }
+
+
+def set_host_description(model: nn.Module, description: dict[str, Any]) -> None:
+    """Keep with a network what it can be built from without attention; `describe` calls it `host`.
+
+    Args:
+        model: The network.
+        description: JSON-able: `name`, `num_classes`, `options` and, where it is no classifier, `family`.
+    """
+    setattr(model, _HOST_ATTRIBUTE, description)
 
 
 def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Module:
@@ -125,7 +149,7 @@ def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Modu
         The network, in training mode.
 
     Raises:
-        CheckpointError: If the host is not described and not given.
+        CheckpointError: If the host is not described and not given, or is of a family that nobody here knows.
 
     Examples:
         >>> type(build(describe(create_model("sge_resnet20_cifar", num_classes=10)))).__name__
@@ -135,10 +159,22 @@ def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Modu
         known = description.get("host")
         if known is None:
             raise CheckpointError("the checkpoint does not say how its network is built; give it as model=...")
-        host = create_host(known["name"], known["num_classes"], pretrained=False, options=known["options"])
-        setattr(host, _HOST_ATTRIBUTE, known)
+        host = _build_host(known)
     if description.get("attention") is not None:
         attach_recorded(host, AttentionReport.from_dict(description["attention"]))
+    return host
+
+
+def _build_host(description: dict[str, Any]) -> nn.Module:
+    family = description.get("family")
+    if family is None:
+        options = description["options"]
+        host = create_host(description["name"], description["num_classes"], pretrained=False, options=options)
+    elif family in _FAMILIES:
+        host = importlib.import_module(_FAMILIES[family]).build_host(description)
+    else:
+        raise CheckpointError(f"the checkpoint is of a '{family}', which this version cannot build; update sgenet")
+    set_host_description(host, description)
     return host
 
 
