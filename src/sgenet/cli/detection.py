@@ -194,7 +194,7 @@ def _evaluation_text(name: str, evaluation: Evaluation) -> str:
     text += "\n".join(f"{figure:<6}{value:>8}" for figure, value in figures)
     if not evaluation.per_class:
         return text
-    rows = [[c.name, f"{c.objects:,}", _percent(c.AP), _percent(c.AP50)] for c in evaluation.per_class]
+    rows = [[c.name, f"{c.objects:,}", _percent(c.ap), _percent(c.ap50)] for c in evaluation.per_class]
     return f"{text}\n\n{aligned(['class', 'objects', 'AP', 'AP50'], rows)}"
 
 

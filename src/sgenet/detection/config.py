@@ -224,7 +224,7 @@ def to_detect_words(config: DetectConfig, recipe: str) -> list[str]:
         ['--recipe', 'shapes', '--seed', '1']
     """
     words = ["--recipe", recipe]
-    decisive = {"detector": config.detector}
+    decisive: dict[str, Any] = {"detector": config.detector}
     if config.detector != make_detect_config(recipe).detector:  # first: what a recipe says beside them depends on them
         words += ["--detector", config.detector]
     if config.backbone_weights is not None:

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from sgenet.classification.run_folder import write_whole
 from sgenet.detection.coco_form import box_problem, is_number, is_whole, kind_of, mask_problem, shown
 from sgenet.errors import ConfigError, DataError
+from sgenet.writing import write_whole
 
 __all__ = ["Result", "check_results", "encode_masks", "read_results", "to_results", "write_results"]
 
