@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pytest
 from hypothesis import settings
+
+from sgenet.training import SilentProgress
 
 # Tests run in several processes beside each other; a pool of threads in each would only make them wait for one another.
 # Set before torch is imported, and in the environment, so that programs that a test starts compute alike.
@@ -16,3 +20,34 @@ settings.load_profile("sgenet")
 
 # With --doctest-modules these would be collected as modules, and several of one name cannot be.
 collect_ignore_glob = ["*conftest.py"]
+
+
+class StopError(Exception):
+    """Stands for whatever ends a training from outside."""
+
+
+class StopAt(SilentProgress):
+    """Ends the training after so many steps, and keeps what was said."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.step = step
+        self.steps = 0
+        self.lines: list[str] = []
+
+    def advance(self, metrics: Any) -> None:
+        self.steps += 1
+        if self.steps == self.step:
+            raise StopError
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="session")
+def stop_at() -> type[StopAt]:
+    return StopAt
+
+
+@pytest.fixture(scope="session")
+def stop_error() -> type[StopError]:
+    return StopError

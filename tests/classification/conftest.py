@@ -13,7 +13,6 @@ from PIL import Image
 
 from sgenet.classification import TrainConfig, make_config, train
 from sgenet.data import ArraySource, ClassificationData
-from sgenet.training import SilentProgress
 
 
 def tinted(count: int, seed: int, side: int = 16) -> ArraySource:
@@ -57,37 +56,6 @@ def config(tmp_path: Path) -> Callable[..., TrainConfig]:
     return build
 
 
-class StopError(Exception):
-    """Stands for whatever ends a training from outside."""
-
-
-class StopAt(SilentProgress):
-    """Ends the training after so many steps, and keeps what was said."""
-
-    def __init__(self, step: int | None = None) -> None:
-        self.step = step
-        self.steps = 0
-        self.lines: list[str] = []
-
-    def advance(self, metrics: Any) -> None:
-        self.steps += 1
-        if self.steps == self.step:
-            raise StopError
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-
-@pytest.fixture
-def stop_at() -> type[StopAt]:
-    return StopAt
-
-
-@pytest.fixture
-def stop_error() -> type[StopError]:
-    return StopError
-
-
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of plain images, 12 + 6 a class, and one file that is damaged."""
@@ -104,9 +72,9 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[str]]:
+def trained(image_folder: Path, tmp_path_factory: pytest.TempPathFactory, stop_at: type) -> tuple[Any, list[str]]:
     """A finished training on the folder, and the lines it showed."""
-    progress = StopAt()
+    progress = stop_at()
     output = tmp_path_factory.mktemp("runs") / "photos"
     config = small_config(output, data=str(image_folder), epochs=3, batch_size=6, label_smoothing=0.1)
     return train(config, progress=progress), progress.lines

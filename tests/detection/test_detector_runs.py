@@ -1,0 +1,154 @@
+"""What is done with trained detectors: pictures and results of images, figures of results, comparisons of runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from sgenet.cli import main
+from sgenet.detection import compare_runs, evaluate_results, evaluate_run, predict_objects
+from sgenet.detection.run_comparison import comparison_text
+from sgenet.errors import ConfigError, DataError, RunError
+
+
+@pytest.fixture(scope="module")
+def photos(shapes, tmp_path_factory):
+    """Two images of one name, and a file that is none."""
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(2):
+        (root / str(number)).mkdir()
+        image = shapes.val.load(number).permute(1, 2, 0).numpy()
+        Image.fromarray(image).save(root / str(number) / "a.png")
+    (root / "b.jpg").write_text("no image")
+    return [root / "0" / "a.png", root / "b.jpg", root / "1" / "a.png"]
+
+
+def test_every_image_gets_a_picture_and_everything_found_is_written_down(trained, photos, tmp_path):
+    found = predict_objects(trained.run, photos, tmp_path / "found", threshold=0.0)
+    assert [image.picture and image.picture.name for image in found] == ["a.png", None, "a-2.png"]
+    assert "image" in found[1].problem
+    for image in (found[0], found[2]):
+        with Image.open(image.picture) as picture:
+            assert min(picture.size) >= 96
+        scores = [score for _, score in image.objects]
+        assert scores == sorted(scores, reverse=True)
+    results = json.loads((tmp_path / "found" / "results.json").read_text())
+    assert {result["image_id"] for result in results} == {1, 3}
+    assert len(results) == len(found[0].objects) + len(found[2].objects)
+    assert all("segmentation" in result for result in results)
+
+
+def test_a_threshold_leaves_objects_out_of_the_picture_only(trained, photos, tmp_path):
+    (found,) = predict_objects(trained.run, photos[:1], tmp_path, threshold=1.0)
+    assert found.objects == ()
+    assert json.loads((tmp_path / "results.json").read_text())
+    with pytest.raises(ConfigError, match="threshold=2"):
+        predict_objects(trained.run, photos, tmp_path, threshold=2)
+
+
+def test_results_that_were_written_are_judged_as_the_run_was(trained, shapes, tmp_path):
+    file, annotations = tmp_path / "results.json", tmp_path / "val.json"
+    of_run = evaluate_run(trained.run, data=shapes, results=file, per_class=True)
+    annotations.write_text(json.dumps(shapes.val.to_coco()))
+    for data in (shapes, annotations):
+        of_file = evaluate_results(file, data, per_class=True)
+        assert of_file.boxes == of_run.boxes
+        assert of_file.masks == of_run.masks
+
+
+def test_results_of_other_images_are_refused(shapes, tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text('[{"image_id": 123456, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]')
+    with pytest.raises(DataError, match="entry 0 has image_id 123456"):
+        evaluate_results(file, shapes)
+
+
+def test_a_run_equals_its_copy(trained, shapes, tmp_path):
+    shutil.copytree(trained.run, tmp_path / "copy")
+    found = compare_runs([trained.run, tmp_path / "copy"], data=shapes, resamples=50, latency=False)
+    assert found.warnings == ()
+    (differences,) = found.boxes.differences.values()
+    assert all(d.difference in (0, None) for d in differences)
+    costs = list(found.costs.values())
+    assert costs[0] == costs[1]
+    assert costs[0].backbone_parameters == 11_177_536  # of SGE-ResNet-18 without its classifier
+
+
+def test_what_else_differs_is_said(trained, boxes_run, shapes):
+    found = compare_runs([trained.run, boxes_run.run], data=shapes, resamples=50, latency=False)
+    assert any("different detector" in warning for warning in found.warnings)
+    assert found.masks is None
+    text = comparison_text(found)
+    for words in ("Warning: ", "AP50", "95% interval", "not significant", "backbone GFLOPs", "11,177,536"):
+        assert words in text
+
+
+def test_latency_is_measured_side_by_side(boxes_run, shapes):
+    found = compare_runs([boxes_run.run, boxes_run.run], data=shapes, resamples=10)
+    assert all(cost.latency.seconds > 0 for cost in found.costs.values())
+
+
+def test_one_run_is_no_comparison(trained):
+    with pytest.raises(ConfigError, match="1 run cannot be compared"):
+        compare_runs([trained.run])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "`sgenet detect` knows no 'fly'"),
+        (["train", "--data", "shapes", "--detector", "yolo"], "detector='yolo'"),
+        (["train", "--data", "shapes", "--detectors", "x"], "Did you mean '--detector'"),
+        (["train", "--detector", "retinanet"], "no images are named"),
+        (["train", "--data", "/no/such/folder", "--no-pretrained", "--frozen-stages", "0"], "/no/such/folder"),
+        (["train", "--data", "shapes", "--epochs", "-3"], "epochs=-3 must be 1 or more"),
+        (["train", "--resume", "/no/such/run"], "is no run folder"),
+        (["train", "--resume", "x", "--lr", "1"], "only --epochs can change"),
+        (["eval"], "give either a RUN, or --results"),
+        (["eval", "--results", "x.json"], "--results needs --data"),
+        (["eval", "/no/such/run"], "is no run folder"),
+        (["compare", "/no/such/run", "/no/other"], "is no run folder"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(words, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_of_a_run(trained, boxes_run, photos, capsys, tmp_path):
+    assert main(["detect", "eval", str(trained.run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"boxes", "masks"}
+    assert len(figures["boxes"]["figures"]) == 12
+    output = tmp_path / "found"
+    assert main(["detect", "predict", str(trained.run), *map(str, photos), "--output", str(output)]) == 0
+    captured = capsys.readouterr()
+    assert "left out, unreadable" in captured.err
+    assert len(list(output.iterdir())) == 3
+    assert main(["detect", "predict", str(trained.run), str(photos[1]), "--output", str(output)]) == 1
+    capsys.readouterr()
+    runs = [str(boxes_run.run), str(trained.run)]
+    assert main(["detect", "compare", *runs, "--no-latency", "--resamples", "20"]) == 0
+    assert "minus" in capsys.readouterr().out
+
+
+def test_help_lists_every_setting(capsys):
+    assert main(["detect", "train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for words in ("Network:", "Optimisation:", "--frozen-stages N", "--anchor-sizes", "--lr-batch N"):
+        assert words in text
+
+
+def test_a_folder_that_cannot_be_written_is_named(trained, photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        predict_objects(trained.run, photos, tmp_path / "file")
+    assert torch.is_grad_enabled()
