@@ -62,6 +62,31 @@ def test_equal_weights_give_the_full_evaluation_of_any_set(drawn):
         same(figures[:, 0], evaluated(annotations, results, kind))
 
 
+@pytest.mark.parametrize("found", [0, 1, 7, 14, 28, 29, 50, 55, 56, 57, 58, 99, 100])
+def test_recalls_that_are_looked_up_exactly(found):
+    # 29 of 100 reach the recall of 0.29, though 100 * (29 / 100) is below 29 in floating point.
+    figures = weighted(dogs(100), finding(range(found)), [[1]] * 100)
+    same(figures[:, 0], evaluated(dogs(100), finding(range(found))))
+    reached = np.count_nonzero(np.linspace(0, 1, 101) <= found / 100)
+    assert figures[0, 0] == pytest.approx(reached / 101 if found else 0)
+
+
+@pytest.mark.parametrize("second", ["left", "right"])
+def test_of_two_objects_that_overlap_alike_the_last_is_found(second):
+    left, middle, right = [0, 0, 20, 20], [4, 0, 20, 20], [8, 0, 20, 20]
+    annotations = dogs(1)
+    annotations["annotations"] = [
+        {"id": i, "image_id": 0, "category_id": 1, "bbox": box} for i, box in enumerate([left, right], 1)
+    ]
+    beside = {"left": [-6, 0, 20, 20], "right": [14, 0, 20, 20]}[second]  # overlaps one of them enough, but not both
+    results = [
+        {"image_id": 0, "category_id": 1, "bbox": box, "score": score} for box, score in ((middle, 0.9), (beside, 0.8))
+    ]
+    figures = weighted(annotations, results, [[1]])
+    same(figures[:, 0], evaluated(annotations, results))
+    assert figures[1, 0] == pytest.approx(1.0 if second == "left" else 51 / 101)
+
+
 def test_resamples_of_real_images_equal_their_evaluation():
     annotations = real_annotations()
     results = make_results(annotations)

@@ -19,7 +19,7 @@ from sgenet.detection.resampling import draw_weights, weighted_figures
 from sgenet.detection.results import Result
 from sgenet.errors import ConfigError, DataError
 
-__all__ = ["Comparison", "FigureDifference", "Verdict", "compare", "markdown", "notes", "summary"]
+__all__ = ["FEWEST_IMAGES", "Comparison", "FigureDifference", "Verdict", "compare", "markdown", "notes", "summary"]
 
 Verdict: TypeAlias = Literal["better", "worse", "not significant", "untested"]
 
