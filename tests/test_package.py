@@ -26,6 +26,7 @@ DISTRIBUTIONS = metadata.packages_distributions()
 # A new room gets its line here. An import may run to a lower floor, or to another room of the same one.
 FLOORS = {
     "errors": -1,
+    "extras": -1,
     "named_files": 0,
     "ops": 0,
     "attention": 1,

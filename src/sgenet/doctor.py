@@ -11,14 +11,11 @@ from importlib import metadata
 import torch
 
 import sgenet
+from sgenet.extras import EXTRAS
 from sgenet.ops.backends import BACKENDS, VARIABLE, availability, backend_for
 
 __all__ = ["diagnose"]
 
-_EXTRAS = {
-    "train": ("pytorch_lightning", "tensorboard", "rich", "timm", "matplotlib"),
-    "export": ("onnx", "onnxscript"),
-}
 _SHOWN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -44,7 +41,7 @@ def diagnose() -> list[tuple[str, str]]:
         *[(f"backend {name}", _backend(name, reason)) for name, reason in availability().items()],
         *_chosen(),
         ("torch.compile", _compiler()),
-        *[(f"extra {name}", _extra(name, modules)) for name, modules in _EXTRAS.items()],
+        *[(f"extra {name}", _extra(name, modules)) for name, modules in EXTRAS.items()],
     ]
 
 

@@ -33,6 +33,7 @@ def small_config(output: Path, detector: str = "retinanet", **settings: Any) -> 
     given = {
         "detector": detector,
         "detector_options": options,
+        "data_options": {"train_size": 12, "val_size": 6},
         "min_size": SIZE,
         "max_size": SIZE,
         "epochs": 2,

@@ -95,6 +95,12 @@ def no_work(monkeypatch):
         "classification.training.resume",
         "classification.evaluation.evaluate",
         "classification.prediction.predict",
+        "detection.training.train_detector",
+        "detection.training.resume_detector",
+        "detection.run_evaluation.evaluate_run",
+        "detection.run_evaluation.evaluate_results",
+        "detection.prediction.predict_objects",
+        "detection.run_comparison.compare_runs",
         "study.running.run_study",
         "bench.measuring.bench",
     ):

@@ -14,15 +14,11 @@ import sgenet
 from sgenet.cli import classification, detection, machine, studies
 from sgenet.cli.parsing import FAILED, USAGE_ERROR
 from sgenet.errors import SgenetError, UnknownNameError, did_you_mean
+from sgenet.extras import extra_of
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
-_EXTRAS = {
-    "train": ("pytorch_lightning", "rich", "tensorboard", "timm"),
-    "detect": ("faster_coco_eval",),
-    "study": ("jinja2", "markupsafe", "matplotlib", "optuna", "psycopg", "scipy", "sqlalchemy"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        extra = next((extra for extra, names in _EXTRAS.items() if missing in names), None)
+        extra = extra_of(error.name or "")
         if extra is None:
             raise
         return _fail(f"this needs {error.name}, which is not installed; `pip install sgenet[{extra}]` brings it")

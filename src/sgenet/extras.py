@@ -1,0 +1,30 @@
+"""What the extras of the package bring, by the names that are imported."""
+
+from __future__ import annotations
+
+__all__ = ["EXTRAS", "extra_of"]
+
+EXTRAS = {
+    "train": ("pytorch_lightning", "rich", "tensorboard", "timm"),
+    "detect": ("faster_coco_eval",),
+    "study": ("jinja2", "markupsafe", "matplotlib", "optuna", "psycopg", "scipy", "sqlalchemy"),
+    "export": ("onnx", "onnxscript"),
+}
+"""Each extra with what it brings itself; those that build on another bring that, too."""
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings a module.
+
+    Args:
+        module: Its full name.
+
+    Returns:
+        The extra's name; None where none does.
+
+    Examples:
+        >>> extra_of("optuna.storages")
+        'study'
+    """
+    top = module.partition(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if top in modules), None)
