@@ -37,6 +37,7 @@ FLOORS = {
     "inference": 3,
     "timm": 4,
     "classification": 4,
+    "detection": 4,
     "bench": 4,
     "study": 4,
     "doctor": 5,
