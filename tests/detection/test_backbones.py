@@ -106,8 +106,9 @@ FROZEN = {0: (), 1: ("conv1", "bn1", "layer1"), 2: ("conv1", "bn1", "layer1", "l
 FROZEN[4] = (*FROZEN[2], "layer3", "layer4")
 
 
-@pytest.mark.parametrize("stages", [0, 1, 2, 4])
-@pytest.mark.parametrize("freeze_attention", [False, True])
+@pytest.mark.parametrize(
+    ("stages", "freeze_attention"), [(0, True), (1, False), (1, True), pytest.param(2, False, marks=slow), (4, True)]
+)
 def test_frozen_stages_stay_as_they_are_and_their_attention_only_if_asked(stages, freeze_attention):
     trunk = feature_trunk(shaken(sgenet.create_model("cbam_resnet18", 5)))
     backbone = Backbone(trunk, frozen_stages=stages, freeze_attention=freeze_attention)
@@ -189,6 +190,13 @@ def test_group_norms_take_the_place_of_all_batch_norms(name):
         assert m[:, :, 0, 0].std() > 1e-3
     step(backbone)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+
+
+def test_norms_of_pooled_maps_have_one_group():
+    """Groups of two channels would hold two values there, of which only the signs would be left."""
+    kernel = use_group_norm(sgenet.create_model("sk_resnet18", 5)).layer4[0].conv1
+    assert kernel.bn_fc1.num_groups == 1
+    assert kernel.bn1.num_groups == 32
 
 
 def test_norms_with_their_activation_in_them_keep_it():

@@ -114,6 +114,23 @@ def test_the_constants_are_the_papers():
         np.testing.assert_allclose(1 / np.array(weights), np.array([0.1, 0.1, 0.2, 0.2]) / number)
 
 
+@pytest.mark.parametrize("name", ["cascade_rcnn", "cascade_mask_rcnn"])
+def test_the_stages_of_a_detector_have_the_papers_thresholds_and_deltas(name):
+    stages = small_detector(name).roi_heads.stages
+    whole = target([[0, 0, 100, 50]])
+    shares = [0.45, 0.55, 0.65, 0.75]
+    proposals = torch.tensor([[0, 0, 100 * share, 50] for share in shares])
+    deltas = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    for number, (stage, iou) in enumerate(zip(stages, STAGE_IOUS, strict=True), 1):
+        seen, _, labels, _ = stage.select_training_samples([proposals], [whole])
+        on_object = {box[2] / 100 for box, label in zip(seen[0].tolist(), labels[0].tolist(), strict=True) if label}
+        assert sorted(on_object) == pytest.approx([share for share in [*shares, 1.0] if share >= iou])
+        (refined,) = stage.refine(Scene({}, SIZES[:1]), deltas, [proposals])
+        np.testing.assert_allclose(
+            double(refined), reference_refine(double(proposals), double(deltas), number, SIZES[0]), atol=1e-3
+        )
+
+
 @pytest.mark.parametrize("used", [1, 2, 3])
 def test_detections_are_of_refined_boxes_and_mean_scores(used):
     heads, pool = cascade()

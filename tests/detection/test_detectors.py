@@ -141,8 +141,17 @@ def test_detectors_of_group_norms_learn_from_random_weights():
         check_step_and_look(detector, name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("how", ["plain", "bf16", "channels_last"])
+QUICK = {*((name, "plain") for name in NAMES), ("cascade_mask_rcnn", "bf16"), ("retinanet", "channels_last")}
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        pytest.param(name, how, marks=() if (name, how) in QUICK else slow)
+        for name in NAMES
+        for how in ("plain", "bf16", "channels_last")
+    ],
+)
 def test_losses_are_finite_without_objects_and_with_one_that_is_tiny(name, how):
     detector = small_detector(name)
     if how == "channels_last":
@@ -157,13 +166,15 @@ def test_losses_are_finite_without_objects_and_with_one_that_is_tiny(name, how):
     assert all(p.grad.isfinite().all() for p in detector.parameters())
 
 
-@pytest.mark.parametrize("name", ["cascade_rcnn", "retinanet"])
+@pytest.mark.parametrize("name", ["cascade_rcnn", "faster_rcnn", "retinanet"])
 def test_boxes_are_as_exact_in_bf16_as_in_float32(name):
     """A region of bf16 coordinates would be pixels away at the right edge of an image: 8 of 1200 pixels."""
     detector = small_detector(name, image_min_size=128, image_max_size=1280, score_threshold=0.0).eval()
     seen = {}
     anchors = detector.anchor_generator if name == "retinanet" else detector.rpn.anchor_generator
     anchors.register_forward_hook(lambda m, i, o: seen.update(anchors=o[0]))
+    if name != "retinanet":
+        detector.rpn.register_forward_hook(lambda m, i, o: seen.update(proposals=o[0][0]))
     scene = [torch.rand(3, 128, 1280, generator=torch.Generator().manual_seed(0))]
     with torch.no_grad():
         detector(scene)
@@ -172,8 +183,8 @@ def test_boxes_are_as_exact_in_bf16_as_in_float32(name):
             found = detector(scene)[0]
     assert torch.equal(seen["anchors"], expected)
     assert found["boxes"].dtype == found["scores"].dtype == torch.float32
-    coordinates = found["boxes"][found["boxes"] > 256]
-    assert (coordinates.remainder(1) != 0).any(), "finer than bf16 can be there"
+    for boxes in (found["boxes"], seen.get("proposals", found["boxes"])):
+        assert (boxes[boxes > 256].remainder(1) != 0).any(), "finer than bf16 can be there"
 
 
 def test_crops_come_from_the_right_level_whatever_image_came_first():

@@ -101,6 +101,7 @@ def test_networks_of_timm_give_the_maps_that_timm_gives(name):
 
 @pytest.mark.parametrize("name", ["timm:resnet18", pytest.param("timm:convnext_atto", marks=slow)])
 def test_attention_works_in_networks_of_timm(name):
+    torch.manual_seed(0)
     plain = shaken(sgenet.create_model(name, 5)).eval()
     network = sgenet.add_attention(copy.deepcopy(plain), "se", keep_output=True)
     trunk, without = feature_trunk(network), feature_trunk(plain)
@@ -108,10 +109,11 @@ def test_attention_works_in_networks_of_timm(name):
     assert attended
     with torch.no_grad():
         before = trunk.eval()(IMAGES)
-        assert all(torch.allclose(before[level], m, atol=1e-5) for level, m in without.eval()(IMAGES).items())
+        for level, m in without.eval()(IMAGES).items():
+            torch.testing.assert_close(before[level], m, rtol=1e-4, atol=1e-4)
         nn.init.normal_(attended[0].fc2.weight)
         after = trunk(IMAGES)
-    assert all(not torch.allclose(before[level], after[level]) for level in before)
+    assert all(not torch.equal(before[level], after[level]) for level in before)
 
 
 @pytest.mark.parametrize("name", ["sge_resnet18", "torchvision:shufflenet_v2_x0_5", "timm:resnet18"])
@@ -134,7 +136,7 @@ def test_a_small_stem_gets_the_strides_of_the_usual_one_and_keeps_its_weights():
     assert all(torch.equal(value, weights[key]) for key, value in trunk.state_dict().items())
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(1, 4), st.integers(1, 4))
 def test_maps_have_the_size_that_their_stride_says(height, width):
     trunk = _TRUNKS.setdefault("shufflenet", feature_trunk(sgenet.create_model("torchvision:shufflenet_v2_x0_5", 5)))
@@ -154,11 +156,20 @@ def test_the_description_is_of_the_whole_classifier():
 
 
 def test_a_network_of_ones_own_is_walked_too_and_parts_beside_the_way_are_left_out():
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+            self.spare = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.convs(x)
+
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.unused = nn.Conv2d(3, 3, 1)
-            self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+            self.stem = Stem()
             self.body = nn.Sequential(*(nn.Conv2d(8, 8, 3, 2, 1) for _ in range(3)), nn.ReLU())
             self.fc = nn.Linear(8, 2)
 
@@ -166,9 +177,11 @@ def test_a_network_of_ones_own_is_walked_too_and_parts_beside_the_way_are_left_o
             return self.fc(self.body(self.stem(x)).mean((2, 3)))
 
     network = Own().eval()
-    expected = outputs_of(copy.deepcopy(network), ["stem.1", "body.0", "body.1", "body.3"], IMAGES)
+    expected = outputs_of(copy.deepcopy(network), ["stem", "body.0", "body.1", "body.3"], IMAGES)
     trunk = feature_trunk(network)
     assert {key.partition(".")[0] for key in trunk.state_dict()} == {"stem", "body"}
+    waiting = [key for key, p in trunk.named_parameters() if not p.requires_grad]
+    assert waiting == ["stem.spare.weight", "stem.spare.bias"], "what no map depends on would never get a gradient"
     assert all(torch.equal(m, e) for m, e in zip(trunk(IMAGES).values(), expected, strict=True))
 
 

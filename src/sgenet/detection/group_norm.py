@@ -58,8 +58,8 @@ def use_group_norm(network: nn.Module, *, name: str = "") -> nn.Module:
 
     Examples:
         >>> import torchvision
-        >>> use_group_norm(torchvision.models.resnet18()).bn1
-        GroupNorm(32, 64, eps=1e-05, affine=True)
+        >>> use_group_norm(torchvision.models.resnet18()).bn1.num_groups
+        32
     """
     inside = {inner for module in network.modules() if isinstance(module, Attention) for inner in module.modules()}
     norms = {

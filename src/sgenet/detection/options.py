@@ -207,11 +207,8 @@ def make_options(detector: str, kind: type[DetectorOptions], given: Mapping[str,
         ConfigError: If it has no such setting, or a value cannot be used.
 
     Examples:
-        >>> make_options("faster_rcnn", RegionOptions, {"rois_per_imag": 64})
-        Traceback (most recent call last):
-        ...
-        sgenet.errors.ConfigError: detector 'faster_rcnn' has no option 'rois_per_imag'. Did you mean 'rois_per_image'?
-        Known: image_min_size, ...
+        >>> make_options("faster_rcnn", RegionOptions, {"rois_per_image": 64}).rois_per_image
+        64
     """
     known = [option.name for option in fields(kind)]
     for name in given:
