@@ -52,25 +52,59 @@ class CascadeStage(RoIHeads):
     """One stage: torchvision's heads, whose predictor returns the same deltas for all classes, (N, 4)."""
 
     def look(self, scene: Scene, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores (N, classes) and deltas (N, 4) of the N regions of all images."""
+        """What the head says of regions.
+
+        Args:
+            scene: The images.
+            proposals: float32 (n, 4) for each image, in pixels; N together.
+
+        Returns:
+            float32 scores (N, classes) and deltas (N, 4).
+        """
         scores, deltas = self.box_predictor(self.box_head(self.box_roi_pool(scene.features, proposals, scene.sizes)))
         return scores, deltas
 
     def refine(self, scene: Scene, deltas: Tensor, proposals: list[Tensor]) -> list[Tensor]:
-        """The regions of each image, moved by their deltas and cut at the image's edges; without a gradient."""
+        """Move regions by their deltas and cut them at the image's edges.
+
+        Args:
+            scene: The images.
+            deltas: (N, 4), from `look`.
+            proposals: The regions that it looked at.
+
+        Returns:
+            float32 (n, 4) for each image, in the same order; without a gradient.
+        """
         moved = self.box_coder.decode_single(deltas.detach(), torch.cat(proposals))
         of_images = moved.split([len(boxes) for boxes in proposals])
         return [box_ops.clip_boxes_to_image(boxes, size) for boxes, size in zip(of_images, scene.sizes, strict=True)]
 
     def draw(self, scene: Scene, boxes: list[Tensor]) -> Tensor:
-        """Logits (N, classes, 28, 28) of the masks in the boxes of all images."""
+        """The masks in boxes.
+
+        Args:
+            scene: The images.
+            boxes: float32 (n, 4) for each image, in pixels; N together.
+
+        Returns:
+            float32 logits (N, classes, 28, 28).
+        """
         logits: Tensor = self.mask_predictor(self.mask_head(self.mask_roi_pool(scene.features, boxes, scene.sizes)))
         return logits
 
     def learn(
         self, scene: Scene, proposals: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The losses of the stage, and of each image the refined regions that the next one learns from."""
+        """A stage's part of a training step.
+
+        Args:
+            scene: The images.
+            proposals: float32 (n, 4) for each image, in pixels, without the true boxes.
+            targets: What torchvision's heads take.
+
+        Returns:
+            The losses, not weighted, and for each image the refined regions that the next stage learns from.
+        """
         proposals, matches, labels, wanted = self.select_training_samples(proposals, targets)
         scores, deltas = self.look(scene, proposals)
         losses = _box_losses(scores, deltas, torch.cat(labels), torch.cat(wanted))
@@ -108,8 +142,9 @@ class CascadeHeads(nn.Module):
         loss_weights: Of the stages' losses.
 
     Source:
-        arXiv 1712.00726, sections 4.1 to 4.3; the mean of the scores: section 5.1 (there all of the stages look at the
-        last regions). Masks by every stage: arXiv 1906.09756, section 6.2, and mmdetection's cascade_mask_rcnn.
+        arXiv 1712.00726, section 4. There all of the heads score the last regions; here each one scores its own, as in
+        mmdetection, with which the SGE paper's detectors were trained (it takes the mean before the softmax, we take
+        that of the probabilities). Masks by every stage: arXiv 1906.09756, and mmdetection.
     """
 
     def __init__(self, stages: Sequence[CascadeStage], loss_weights: Sequence[float] = LOSS_WEIGHTS) -> None:

@@ -56,7 +56,8 @@ def create_detector(
     mode a list of dictionaries with `boxes`, `labels`, `scores` and maybe `masks`, probabilities of shape (N, 1, H, W).
 
     The plain `faster_rcnn`, `mask_rcnn` and `retinanet` on `resnet50` have the keys of torchvision's
-    `fasterrcnn_resnet50_fpn`, `maskrcnn_resnet50_fpn` and `retinanet_resnet50_fpn`, and compute the same.
+    `fasterrcnn_resnet50_fpn`, `maskrcnn_resnet50_fpn` and `retinanet_resnet50_fpn`, and compute the same. (For its
+    weights that were trained on COCO torchvision sets the `eps` of all batch norms to 0.)
 
     Args:
         name: One of `list_detectors()`.

@@ -29,7 +29,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
         The module.
 
     Source:
-        32 groups: arXiv 1803.08494, section 4.
+        32 groups: arXiv 1803.08494.
 
     Examples:
         >>> group_norm(256).num_groups, group_norm(24).num_groups, group_norm(7).num_groups

@@ -66,7 +66,7 @@ class AgnosticPredictor(nn.Module):
         num_classes: With the background.
 
     Source:
-        Initial weights: arXiv 1504.08083, section 3.1.
+        Initial weights: arXiv 1504.08083, section 2.3.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
