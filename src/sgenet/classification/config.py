@@ -102,14 +102,6 @@ class TrainConfig(TrainingSettings):
         "Machine and output",
     )
 
-    SECTIONS: ClassVar[tuple[str, ...]] = (
-        "Network",
-        "Images",
-        "How images are seen",
-        "How training images are varied",
-        "Optimisation",
-        "Machine and output",
-    )
     RULES: ClassVar[Mapping[str, Rule]] = {
         **TrainingSettings.RULES,
         "model": (bool, "must not be empty; `sgenet models` lists names"),

@@ -16,13 +16,13 @@ from sgenet.classification.history import EpochRow
 from sgenet.classification.images import augmentation_of, open_config_data, preprocessing_of, steps_per_epoch
 from sgenet.classification.task import ClassificationTask, check_network
 from sgenet.data import ClassificationData
-from sgenet.errors import ConfigError, RunError
-from sgenet.models import build, checkpoint_folder, create_model, load_weights, read_metadata
-from sgenet.training.checkpointing import verify
+from sgenet.errors import ConfigError
+from sgenet.models import create_model, load_weights
 from sgenet.training.devices import resolve_precision
 from sgenet.training.fitting import fit, is_first_process, shown
 from sgenet.training.progress import Progress
 from sgenet.training.recorder import Recorder
+from sgenet.training.resuming import reopen
 from sgenet.training.run_folder import RunFolder
 
 __all__ = ["TrainResult", "create_network", "resume", "train"]
@@ -118,27 +118,11 @@ def resume(
             nothing is left to do.
         KeyboardInterrupt: If the user stops it; the message says how to go on.
     """
-    folder = RunFolder.open(run)
-    config = folder.read_config(TrainConfig)
-    if epochs is not None:
-        config = replace(config, epochs=epochs)
-    checkpoint = _last_checkpoint(folder)
-    if checkpoint is not None:
-        verify(checkpoint)
+    stopped = reopen(run, TrainConfig, epochs)
+    config = stopped.config
     data = open_config_data(config) if data is None else data
-    if checkpoint is None:  # stopped before there was one: begin anew, in the same folder
-        network = _prepared(config, data)
-    else:
-        header = read_metadata(checkpoint / "model.safetensors")
-        _check_unfinished(folder, config, header, data)
-        network = build(header["network"])
-
-    def claimed() -> RunFolder:
-        folder.write_config(config)
-        folder.add_session()
-        return folder
-
-    return _fit(network, config, data, claimed, checkpoint, progress)
+    network = stopped.network(config.data, data.classes, lambda: _prepared(config, data))
+    return _fit(network, config, data, stopped.claim, stopped.checkpoint, progress)
 
 
 def _fit(
@@ -218,23 +202,6 @@ def _prepared(config: TrainConfig, data: ClassificationData) -> nn.Module:
 def _run_name(config: TrainConfig, data: str) -> str:
     attention = f"{config.attention}-" if config.attention not in (None, "none") else ""
     return f"{attention}{config.model}-{data}"
-
-
-def _last_checkpoint(folder: RunFolder) -> Path | None:
-    return checkpoint_folder(folder.path) if (folder.checkpoints / "index.json").exists() else None
-
-
-def _check_unfinished(folder: RunFolder, config: TrainConfig, header: dict[str, Any], data: ClassificationData) -> None:
-    if header["classes"] != data.classes:
-        raise RunError(
-            f"the classes in '{config.data}' are not those that '{folder.path}' was trained on; restore the data, "
-            "or start a new run"
-        )
-    done = int(header["epoch"])
-    if config.epochs <= done:
-        raise RunError(
-            f"'{folder.path}' has finished {done} of {config.epochs} epochs; give --epochs above {done} to go on"
-        )
 
 
 def _check_pairs(config: TrainConfig, world: int) -> None:

@@ -126,14 +126,6 @@ class DetectConfig(TrainingSettings):
     warmup_steps: int = _optimisation(500, "steps of linear growth from warmup_start * lr to lr, at most half of all")
     warmup_start: float = _optimisation(1 / 3, "share of the learning rate that the warm-up begins with")
 
-    SECTIONS: ClassVar[tuple[str, ...]] = (
-        "Network",
-        "Images",
-        "How images are seen",
-        "How training images are varied",
-        "Optimisation",
-        "Machine and output",
-    )
     RULES: ClassVar[Mapping[str, Rule]] = {
         **TrainingSettings.RULES,
         "backbone": (bool, "must not be empty; `sgenet models` lists names"),

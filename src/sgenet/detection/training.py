@@ -17,13 +17,12 @@ from sgenet.detection.feed import DetectionFeed
 from sgenet.detection.history import DetectRow
 from sgenet.detection.images import has_masks, open_config_data, steps_per_epoch
 from sgenet.detection.task import DetectionTask
-from sgenet.errors import DataError, RunError
-from sgenet.models import build, checkpoint_folder, read_metadata
-from sgenet.training.checkpointing import verify
+from sgenet.errors import DataError
 from sgenet.training.devices import resolve_precision
 from sgenet.training.fitting import fit, is_first_process, shown
 from sgenet.training.progress import Progress
 from sgenet.training.recorder import Recorder
+from sgenet.training.resuming import reopen
 from sgenet.training.run_folder import RunFolder
 
 __all__ = ["DetectResult", "network_of", "resume_detector", "train_detector"]
@@ -98,28 +97,11 @@ def resume_detector(
             nothing is left to do.
         KeyboardInterrupt: If the user stops it; the message says how to go on.
     """
-    folder = RunFolder.open(run)
-    config = folder.read_config(DetectConfig)
-    if epochs is not None:
-        config = replace(config, epochs=epochs)
-    begun = (folder.checkpoints / "index.json").exists()
-    checkpoint = checkpoint_folder(folder.path) if begun else None
-    if checkpoint is not None:
-        verify(checkpoint)
+    stopped = reopen(run, DetectConfig, epochs)
+    config = stopped.config
     data = open_config_data(config) if data is None else data
-    if checkpoint is None:  # stopped before there was one: begin anew, in the same folder
-        network = network_of(config, len(data.classes))
-    else:
-        header = read_metadata(checkpoint / "model.safetensors")
-        _check_unfinished(folder, config, header, data)
-        network = build(header["network"])
-
-    def claimed() -> RunFolder:
-        folder.write_config(config)
-        folder.add_session()
-        return folder
-
-    return _fit(network, config, data, claimed, checkpoint, progress)
+    network = stopped.network(config.data, data.classes, lambda: network_of(config, len(data.classes)))
+    return _fit(network, config, data, stopped.claim, stopped.checkpoint, progress)
 
 
 def network_of(config: DetectConfig, classes: int) -> nn.Module:
@@ -190,19 +172,6 @@ def _fit(
 def _check_masks(config: DetectConfig, data: DetectionData) -> None:
     if has_masks(config) and not data.train.has_masks:
         raise DataError(f"'{data.name}' has no masks, which {config.detector} learns; choose a detector without masks")
-
-
-def _check_unfinished(folder: RunFolder, config: DetectConfig, header: dict[str, Any], data: DetectionData) -> None:
-    if header["classes"] != data.classes:
-        raise RunError(
-            f"the classes in '{config.data}' are not those that '{folder.path}' was trained on; restore the data, "
-            "or start a new run"
-        )
-    done = int(header["epoch"])
-    if config.epochs <= done:
-        raise RunError(
-            f"'{folder.path}' has finished {done} of {config.epochs} epochs; give --epochs above {done} to go on"
-        )
 
 
 def _absolute(config: DetectConfig) -> DetectConfig:

@@ -139,7 +139,14 @@ class TrainingSettings(Settings):
         None, "write a checkpoint also every so many steps; null: only after each epoch"
     )
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("Optimisation", "Machine and output")
+    SECTIONS: ClassVar[tuple[str, ...]] = (
+        "Network",
+        "Images",
+        "How images are seen",
+        "How training images are varied",
+        "Optimisation",
+        "Machine and output",
+    )
     RULES: ClassVar[Mapping[str, Rule]] = {
         "epochs": AT_LEAST_1,
         "batch_size": AT_LEAST_1,
