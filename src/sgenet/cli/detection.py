@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sgenet.cli.parsing import (
-    FAILED,
-    USAGE_ERROR,
-    add_checkpoint_and_json,
-    chosen,
-    glance,
-    option_help,
-    parse_settings,
-    parser_of,
-    settings_help,
-)
+from sgenet.cli.parsing import FAILED, USAGE_ERROR, add_checkpoint_and_json, chosen, glance, parser_of
+from sgenet.cli.training import TrainCommand
 from sgenet.detection.config import DetectConfig, make_detect_config
 from sgenet.detection.recipes import list_recipes
 from sgenet.errors import ConfigError
-from sgenet.training.settings import to_yaml
 
 if TYPE_CHECKING:
     from sgenet.detection.evaluation import Evaluation
@@ -50,100 +39,59 @@ Detectors on backbones with attention: Faster, Mask and Cascade R-CNN, RetinaNet
 
 def detect_command(words: list[str]) -> int:
     """Run `sgenet detect` with the words behind it; returns the exit status."""
-    actions = {"train": _train, "eval": _eval, "predict": _predict, "compare": _compare}
+    actions: dict[str, Callable[[list[str]], int]] = {
+        "train": _TRAIN,
+        "eval": _eval,
+        "predict": _predict,
+        "compare": _compare,
+    }
     if not words or words[0] in ("-h", "--help"):
         print(_HELP)
         return 0 if words else USAGE_ERROR
     return actions[chosen("detect", words, list(actions))](words[1:])
 
 
-def _train(words: list[str]) -> int:
-    parser = parser_of("detect train", add_help=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--recipe")
-    parser.add_argument("--resume")
-    own, rest = parser.parse_known_args(words)
-    if own.help:
-        print(_train_help(make_detect_config(own.recipe)))
-        return 0
-    if own.resume is not None:
-        return _resume(own.resume, rest)
-    recipe = own.recipe or _suggested(rest)
-    config = _config(recipe, rest)
-    if own.print_config:
-        print(f"# recipe: {recipe}\n{to_yaml(config)}", end="")
-        return 0
-    if not config.data:
-        raise ConfigError("no images are named; give --data PATH, or --data shapes for generated ones")
-    from sgenet.detection.training import train_detector
-    from sgenet.training.fitting import is_first_process
-
-    if own.recipe is None and recipe is not None and is_first_process():
-        print(f"recipe: {recipe} (chosen by the data; `--recipe NAME` takes another of {', '.join(list_recipes())})")
-    _report(train_detector(config))
-    return 0
-
-
-def _resume(run: str, words: list[str]) -> int:
-    parser = parser_of("detect train --resume RUN", add_help=False)
-    parser.add_argument("--epochs", type=int)
-    own, rest = parser.parse_known_args(words)
-    if rest:
-        raise ConfigError(f"--resume goes on with the run's own settings; only --epochs can change, not {rest[0]}")
-    from sgenet.detection.training import resume_detector
-
-    _report(resume_detector(run, epochs=own.epochs))
-    return 0
-
-
-def _suggested(words: list[str]) -> str | None:
-    """The recipe for a command that names none; None where a file gives the settings."""
-    known = glance(words, "data", "detector", "config")
-    if known.config is not None:
-        return None
+def _suggested(words: list[str]) -> str:
+    known = glance(words, "data", "detector")
     if known.data == "shapes":
         return "shapes"
     detector = known.detector or ""
     return "cascade_20e" if detector.startswith("cascade") else "retinanet_2x" if detector == "retinanet" else "2x"
 
 
-def _config(recipe: str | None, words: list[str]) -> DetectConfig:
-    """The recipe's settings with those of the command line over them."""
-    known = glance(words, "config", "detector", "backbone-weights")
-    if known.config is not None and not Path(known.config).is_file():
-        raise ConfigError(f"--config: there is no file '{known.config}'")
-    decisive = ("detector", "backbone_weights")
-    first = {name: getattr(known, name) for name in decisive if getattr(known, name) is not None}
-    return DetectConfig(**parse_settings("detect train", make_detect_config(recipe, **first), words))
+def _train(config: DetectConfig) -> DetectResult:
+    from sgenet.detection.training import train_detector
+
+    return train_detector(config)
 
 
-def _train_help(config: DetectConfig) -> str:
-    lines = [
-        "usage: sgenet detect train --data DIR|shapes [--recipe NAME] [--SETTING VALUE ...]",
-        "       sgenet detect train --resume RUN [--epochs N]",
-        "",
-        "Train a detector; the result is a run folder for `sgenet detect eval`, `predict` and `compare`.",
-        "",
-        *option_help("--recipe NAME|FILE", f"settings to start from: {', '.join(list_recipes())}; chosen if not given"),
-        *option_help("--config FILE", "settings from a YAML file, e.g. a run's config.yaml; options after it win"),
-        *option_help("--print-config", "show the resulting settings and leave"),
-        *option_help("--resume RUN", "go on with a run that was stopped, or with --epochs train it for longer"),
-        *settings_help(config),
-    ]
-    return "\n".join(lines)
+def _resume(run: str, epochs: int | None) -> DetectResult:
+    from sgenet.detection.training import resume_detector
+
+    return resume_detector(run, epochs=epochs)
 
 
 def _report(result: DetectResult) -> None:
-    from sgenet.training.fitting import is_first_process
-
-    if not is_first_process():
-        return
     last = result.history[-1]
     print(f"AP {last.ap:.2f}  AP50 {last.ap50:.2f}  AP75 {last.ap75:.2f}  (last epoch, {last.epoch})")
     if last.mask_ap == last.mask_ap:  # no nan
         print(f"masks: AP {last.mask_ap:.2f}  AP50 {last.mask_ap50:.2f}")
     print(f"run   {result.run}")
+
+
+_TRAIN = TrainCommand(
+    name="detect train",
+    data="--data DIR|shapes",
+    about="Train a detector; the result is a run folder for `sgenet detect eval`, `predict` and `compare`.",
+    recipes=", ".join(list_recipes()),
+    # A recipe's detector_options are for its own family, and weights take the place of its pretrained ones.
+    decisive=("detector", "backbone_weights"),
+    make=make_detect_config,
+    suggest=_suggested,
+    train=_train,
+    resume=_resume,
+    report=_report,
+)
 
 
 def _eval(words: list[str]) -> int:
