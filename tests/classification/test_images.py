@@ -10,10 +10,10 @@ from sgenet.classification.images import (
     open_config_data,
     prepare_images,
     preprocessing_of,
-    steps_per_epoch,
 )
 from sgenet.errors import ConfigError
 from sgenet.training.devices import autocast, choose_device, resolve_precision
+from sgenet.training.schedules import steps_per_epoch
 
 
 def test_images_are_normalised_in_the_asked_memory_format():

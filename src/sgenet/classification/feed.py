@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from sgenet.classification.config import TrainConfig
-from sgenet.classification.images import augmentation_of, count_workers, preprocessing_of, steps_per_epoch
+from sgenet.classification.images import augmentation_of, count_workers, preprocessing_of
 from sgenet.data import (
     BatchLoader,
     ClassificationData,
@@ -20,6 +20,7 @@ from sgenet.data import (
 from sgenet.errors import ConfigError
 from sgenet.training.batches import Batches
 from sgenet.training.progress import Progress
+from sgenet.training.schedules import steps_per_epoch
 
 __all__ = ["ImageFeed"]
 

@@ -17,7 +17,6 @@ __all__ = [
     "open_config_data",
     "prepare_images",
     "preprocessing_of",
-    "steps_per_epoch",
 ]
 
 
@@ -64,20 +63,6 @@ def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     return normalise(images, config.mean, config.std)
-
-
-def steps_per_epoch(images: int, config: TrainConfig) -> int:
-    """Optimisation steps in an epoch: whole batches, but at least one.
-
-    Args:
-        images: In the training set.
-        config: Settings.
-
-    Examples:
-        >>> steps_per_epoch(100, TrainConfig(batch_size=32))
-        3
-    """
-    return max(1, images // config.batch_size)
 
 
 def count_workers(config: TrainConfig, device: torch.device) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from sgenet.classification.config import TrainConfig
 from sgenet.classification.feed import ImageFeed
 from sgenet.classification.history import EpochRow
-from sgenet.classification.images import augmentation_of, open_config_data, preprocessing_of, steps_per_epoch
+from sgenet.classification.images import augmentation_of, open_config_data, preprocessing_of
 from sgenet.classification.task import ClassificationTask, check_network
 from sgenet.data import ClassificationData
 from sgenet.errors import ConfigError
@@ -24,6 +24,7 @@ from sgenet.training.progress import Progress
 from sgenet.training.recorder import Recorder
 from sgenet.training.resuming import reopen
 from sgenet.training.run_folder import RunFolder
+from sgenet.training.schedules import steps_per_epoch
 
 __all__ = ["TrainResult", "create_network", "resume", "train"]
 

@@ -8,13 +8,13 @@ from sgenet.data import (
     DetectionAugmentation,
     DetectionData,
     DetectionLoader,
-    DetectionSource,
     detection_eval_loader,
     detection_train_loader,
 )
 from sgenet.detection.config import DetectConfig
-from sgenet.detection.images import count_workers, has_masks, steps_per_epoch
+from sgenet.detection.images import count_workers, has_masks
 from sgenet.training.batches import Batches
+from sgenet.training.schedules import steps_per_epoch
 
 __all__ = ["DetectionFeed"]
 
@@ -33,11 +33,6 @@ class DetectionFeed(pl.LightningDataModule):
         self._config = config
         self._train: DetectionLoader | None = None
         self._val: DetectionLoader | None = None
-
-    @property
-    def train_source(self) -> DetectionSource:
-        """The training images."""
-        return self._data.train
 
     def train_dataloader(self) -> Batches:
         """The batches that are left in the current epoch."""

@@ -12,7 +12,7 @@ from sgenet.data import DetectionBatch, DetectionData, Target, open_detection_da
 from sgenet.detection.config import DetectConfig
 from sgenet.errors import ConfigError
 
-__all__ = ["count_workers", "has_masks", "open_config_data", "prepare_images", "prepare_targets", "steps_per_epoch"]
+__all__ = ["count_workers", "has_masks", "open_config_data", "prepare_images", "prepare_targets"]
 
 
 def open_config_data(config: DetectConfig) -> DetectionData:
@@ -72,16 +72,6 @@ def prepare_targets(targets: Sequence[Target], device: torch.device) -> list[dic
         One dictionary an image: boxes float32 (N, 4), labels int64 (N,), and masks uint8 (N, H, W) where there are any.
     """
     return [_prepared(target, device) for target in targets]
-
-
-def steps_per_epoch(images: int, config: DetectConfig) -> int:
-    """Optimisation steps in an epoch: whole batches, but at least one.
-
-    Examples:
-        >>> steps_per_epoch(100, DetectConfig(batch_size=16))
-        6
-    """
-    return max(1, images // config.batch_size)
 
 
 def count_workers(config: DetectConfig, device: torch.device) -> int:

@@ -17,7 +17,7 @@ from sgenet.detection.comparison import Comparison, compare, summary
 from sgenet.detection.config import DetectConfig
 from sgenet.detection.cost import backbone_cost
 from sgenet.detection.results import Result
-from sgenet.detection.running import TrainedDetector, names_of, open_run, results_of, validation_images
+from sgenet.detection.running import TrainedDetector, check_classes, names_of, open_run, results_of, validation_images
 from sgenet.detection.starting_points import StartingPoint, same_start
 from sgenet.errors import ConfigError, SgenetError
 from sgenet.timing import Ratio, compare_latency
@@ -95,7 +95,7 @@ def compare_runs(
     results: dict[str, list[Result]] = {}
     for name, detector in detectors.items():
         progress(f"{name}: finding objects in {len(source):,} images")
-        validation_images(detector, DetectionData(source, source, str(data or detector.config.data)))
+        check_classes(detector, names[0], source.classes)
         results[name], image_ids, _ = results_of(detector, source)
     truth = source.to_coco()
     boxes = compare(truth, results, "bbox", image_ids=image_ids, resamples=resamples)

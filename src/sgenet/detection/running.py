@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from sgenet.training.checkpointing import verify
 from sgenet.training.devices import autocast, choose_device
 from sgenet.training.run_folder import RunFolder
 
-__all__ = ["TrainedDetector", "find_objects", "names_of", "open_run", "results_of", "validation_images"]
+__all__ = ["TrainedDetector", "check_classes", "names_of", "open_run", "results_of", "validation_images"]
 
 
 @dataclass(frozen=True)
@@ -101,43 +101,26 @@ def validation_images(detector: TrainedDetector, data: str | DetectionData | Non
         DataError: If they cannot be used, or have other classes.
     """
     opened = data if isinstance(data, DetectionData) else open_config_data(_with_data(detector.config, data))
-    if opened.classes != detector.classes:
-        raise DataError(
-            f"'{opened.name}' has other classes than the detector was trained on ({len(opened.classes)} and "
-            f"{len(detector.classes)}, the first {opened.classes[:1]} and {detector.classes[:1]}); give images of its "
-            "classes"
-        )
+    check_classes(detector, opened.name, opened.classes)
     return opened.val
 
 
-def find_objects(
-    detector: TrainedDetector, source: DetectionSource, skipped: list[str] | None = None
-) -> Iterator[tuple[int, list[Result]]]:
-    """What a detector finds in images, one after the other.
+def check_classes(detector: TrainedDetector, data: str, classes: list[str]) -> None:
+    """See that a detector knows the classes of images, and no others.
 
     Args:
         detector: From `open_run`.
-        source: The images.
-        skipped: Where to note those that cannot be read.
+        data: What the images are called, for the message.
+        classes: Theirs.
 
-    Yields:
-        An image's id, and its objects in COCO's results form.
+    Raises:
+        DataError: If it does not.
     """
-    config = detector.config
-    loader = detection_eval_loader(
-        source,
-        # As many images at once as the training's validation has: they are padded to one size.
-        batch_size=config.batch_size // config.accumulate,
-        workers=count_workers(config, detector.device),
-        pin_memory=detector.device.type == "cuda",
-    )
-    for batch in loader:
-        if skipped is not None:
-            skipped += batch.skipped
-        if batch.images:
-            found = detector(prepare_images(batch, detector.device))
-            for index, own in zip(batch.indices.tolist(), found, strict=True):
-                yield source.image_ids[index], to_results(source.image_ids[index], own, detector.category_ids)
+    if classes != detector.classes:
+        raise DataError(
+            f"'{data}' has other classes than the detector was trained on ({len(classes)} and "
+            f"{len(detector.classes)}, the first {classes[:1]} and {detector.classes[:1]}); give images of its classes"
+        )
 
 
 def results_of(detector: TrainedDetector, source: DetectionSource) -> tuple[list[Result], list[int], list[str]]:
@@ -150,12 +133,25 @@ def results_of(detector: TrainedDetector, source: DetectionSource) -> tuple[list
     Returns:
         Results in COCO's form, the ids of the images that were read, and a line for each that could not be.
     """
+    config = detector.config
+    loader = detection_eval_loader(
+        source,
+        # As many images at once as the training's validation has: they are padded to one size.
+        batch_size=config.batch_size // config.accumulate,
+        workers=count_workers(config, detector.device),
+        pin_memory=detector.device.type == "cuda",
+    )
     results: list[Result] = []
     image_ids: list[int] = []
     skipped: list[str] = []
-    for image_id, found in find_objects(detector, source, skipped):
-        image_ids.append(image_id)
-        results += found
+    for batch in loader:
+        skipped += batch.skipped
+        if not batch.images:
+            continue
+        found = detector(prepare_images(batch, detector.device))
+        for index, own in zip(batch.indices.tolist(), found, strict=True):
+            image_ids.append(source.image_ids[index])
+            results += to_results(source.image_ids[index], own, detector.category_ids)
     return results, image_ids, skipped
 
 
@@ -167,7 +163,12 @@ def _with_data(config: DetectConfig, data: str | None) -> DetectConfig:
 
 
 def names_of(runs: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Short names of runs: the folders' own, or whole paths where two are the same."""
+    """Short names of runs: the folders' own, or whole paths where two are the same.
+
+    Examples:
+        >>> names_of(["runs/plain", "runs/sge"]), names_of(["a/x", "b/x"])
+        (['plain', 'sge'], ['a/x', 'b/x'])
+    """
     paths = [Path(run) for run in runs]
     short = [path.name or str(path) for path in paths]
     return short if len(set(short)) == len(short) else [str(path) for path in paths]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sgenet.data import DetectionBatch, DetectionSource
+from sgenet.data import DetectionBatch, DetectionData
 from sgenet.detection.config import DetectConfig
 from sgenet.detection.drawing import Objects, truth_and_prediction
 from sgenet.detection.evaluation import Evaluation, evaluate
@@ -32,7 +32,7 @@ class DetectionTask(TrainingTask[DetectRow, DetectConfig]):
     Args:
         network: From `create_detector`.
         config: Settings.
-        val: The validation images; their annotations are what results are judged by.
+        data: Training and validation images; the annotations of these are what results are judged by.
         steps_per_epoch: Optimisation steps in an epoch.
 
     Attributes:
@@ -43,10 +43,10 @@ class DetectionTask(TrainingTask[DetectRow, DetectConfig]):
     figure: ClassVar[str] = "ap"
     row = DetectRow
 
-    def __init__(self, network: nn.Module, config: DetectConfig, val: DetectionSource, steps_per_epoch: int) -> None:
+    def __init__(self, network: nn.Module, config: DetectConfig, data: DetectionData, steps_per_epoch: int) -> None:
         super().__init__(network, config, steps_per_epoch)
         self.results: list[Result] = []
-        self._val = val
+        self._train, self._val = data.train, data.val
         self._truth: GroundTruth | None = None
         self._losses = torch.zeros(2, dtype=torch.float64)  # their sum, and how many
         self._seen: list[int] = []
@@ -125,8 +125,7 @@ class DetectionTask(TrainingTask[DetectRow, DetectConfig]):
 
     def where(self) -> str:
         """The images of the last step."""
-        train = self.trainer.datamodule.train_source  # type: ignore[attr-defined]
-        return ", images " + ", ".join(str(train.image_ids[index]) for index in self._last)
+        return ", images " + ", ".join(str(self._train.image_ids[index]) for index in self._last)
 
     def broken(self) -> str | None:
         """Figures of results are always numbers."""

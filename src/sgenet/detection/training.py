@@ -15,7 +15,7 @@ from sgenet.detection.config import DetectConfig
 from sgenet.detection.detectors import create_detector
 from sgenet.detection.feed import DetectionFeed
 from sgenet.detection.history import DetectRow
-from sgenet.detection.images import has_masks, open_config_data, steps_per_epoch
+from sgenet.detection.images import has_masks, open_config_data
 from sgenet.detection.task import DetectionTask
 from sgenet.errors import DataError
 from sgenet.training.devices import resolve_precision
@@ -24,6 +24,7 @@ from sgenet.training.progress import Progress
 from sgenet.training.recorder import Recorder
 from sgenet.training.resuming import reopen
 from sgenet.training.run_folder import RunFolder
+from sgenet.training.schedules import steps_per_epoch
 
 __all__ = ["DetectResult", "network_of", "resume_detector", "train_detector"]
 
@@ -153,7 +154,7 @@ def _fit(
     progress = shown(progress)
     for line in data.skipped:
         progress.line(f"left out: {line}")
-    task = DetectionTask(network, config, data.val, steps_per_epoch(len(data.train), config))
+    task = DetectionTask(network, config, data, steps_per_epoch(len(data.train), config))
 
     def metadata() -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ import math
 
 from sgenet.training.settings import TrainingSettings
 
-__all__ = ["learning_rate_factor"]
+__all__ = ["learning_rate_factor", "steps_per_epoch"]
 
 
 def learning_rate_factor(config: TrainingSettings, step: int, steps_per_epoch: int) -> float:
@@ -44,3 +44,17 @@ def learning_rate_factor(config: TrainingSettings, step: int, steps_per_epoch: i
         passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
         return float(config.gamma**passed)
     return 1.0
+
+
+def steps_per_epoch(images: int, config: TrainingSettings) -> int:
+    """Optimisation steps in an epoch: whole batches, but at least one.
+
+    Args:
+        images: In the training set.
+        config: Settings.
+
+    Examples:
+        >>> steps_per_epoch(100, TrainingSettings(batch_size=32))
+        3
+    """
+    return max(1, images // config.batch_size)
