@@ -95,10 +95,7 @@ def comparisons(tiny: bool) -> list[Comparison]:
 
     def study(name: str, data: str, seeds: int, levels: tuple[str, ...] = (), **settings: Any) -> Definition:  # noqa: ANN401
         asked = load_study(name).with_settings(seeds=1 if tiny else seeds, data=data, **{**settings, **short})
-        if levels:
-            kept = tuple(level for level in asked.factor.levels if level.name in levels)
-            asked = dataclasses.replace(asked, factors=(dataclasses.replace(asked.factor, levels=kept),), paper=None)
-        return asked
+        return asked.with_levels({"attention": levels}) if levels else asked
 
     first, five = ("none", "sge", "se"), ("none", "sge", "se", "cbam", "eca")
     family = "attention-comparison"

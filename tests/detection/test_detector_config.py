@@ -59,7 +59,13 @@ def test_a_recipe_is_a_file_that_gives_itself_again(recipe, tmp_path):
 
 def test_options_of_a_recipe_stay_with_detectors_that_have_them():
     assert "box_features" in make_detect_config("shapes", detector="cascade_rcnn").detector_options
-    assert make_detect_config("shapes", detector="retinanet").detector_options == {}
+    assert make_detect_config("shapes", detector="retinanet").detector_options.keys() == {"fpn_channels", "head_norm"}
+
+
+def test_an_option_that_no_detector_has_stays_to_be_told(tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("detector_options: {box_feature: 3, head_norm: group}")
+    assert make_detect_config(str(recipe)).detector_options == {"box_feature": 3}
 
 
 def test_weights_of_a_recipe_give_way_to_those_that_are_named():

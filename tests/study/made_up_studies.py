@@ -1,5 +1,6 @@
 """Studies that were never trained, with any top-1 one likes."""
 
+import dataclasses
 import math
 
 from sgenet.classification.history import EpochRow
@@ -62,7 +63,7 @@ def history(top1, seed=0, epochs=4):
                 min(now + 9, 100.0), 1500.0, 2.5,
             )
         )  # fmt: skip
-    return tuple(rows)
+    return tuple(dataclasses.asdict(row) for row in rows)
 
 
 def result(key, top1, seed, epochs=4):

@@ -25,7 +25,7 @@ def holm(p_values):
 def test_rows_hold_mean_spread_and_interval_of_the_last_epoch():
     for name, values in TOP1.items():
         row = row_of(analysed(TOP1), name)
-        assert row.top1 == tuple(values)
+        assert row.values == tuple(values)
         assert row.mean == pytest.approx(fmean(values))
         assert row.spread == pytest.approx(stdev(values))
         assert row.interval == pytest.approx(stats.t.interval(0.95, 2, np.mean(values), stats.sem(values)))
@@ -108,10 +108,10 @@ def test_a_trend_without_a_common_seed_is_left_out():
 def test_whole_courses_are_compared_and_corrected_apart():
     analysis = analysed(WIN)
     rows = analysis.rows
-    base = [fmean(epoch.val_top1 for epoch in rows[0].results[seed].history) for seed in range(4)]
+    base = [fmean(epoch["val_top1"] for epoch in rows[0].results[seed].history) for seed in range(4)]
     tests = []
     for row in rows[1:]:
-        own = [fmean(epoch.val_top1 for epoch in row.results[seed].history) for seed in range(4)]
+        own = [fmean(epoch["val_top1"] for epoch in row.results[seed].history) for seed in range(4)]
         tests.append(stats.ttest_rel(own, base).pvalue)
         assert row.course.paired.difference == pytest.approx(np.mean(own) - np.mean(base))
     assert [row.course.adjusted_p for row in rows[1:]] == pytest.approx(holm(tests))
@@ -119,9 +119,9 @@ def test_whole_courses_are_compared_and_corrected_apart():
 
 def test_ahead_is_the_share_of_epochs_whose_mean_over_the_seeds_is_above():
     analysis = analysed(TIE)
-    base = np.mean(analysis.rows[0].curve(lambda epoch: epoch.val_top1), axis=0)
+    base = np.mean(analysis.rows[0].curve("val_top1"), axis=0)
     for row in analysis.rows[1:]:
-        own = np.mean(row.curve(lambda epoch: epoch.val_top1), axis=0)
+        own = np.mean(row.curve("val_top1"), axis=0)
         assert row.ahead == pytest.approx(np.mean(own > base))
 
 
@@ -179,7 +179,7 @@ def test_results_of_cells_outside_the_grid_are_left_out():
     larger = study(seeds=3)
     analysis = analyse(study(seeds=2), state(larger, TOP1))
     assert (analysis.finished, analysis.cells) == (6, 6)
-    assert row_of(analysis, "se").top1 == (88.8, 89.4)
+    assert row_of(analysis, "se").values == (88.8, 89.4)
 
 
 def test_papers_figures_stand_beside_their_combination():

@@ -26,7 +26,7 @@ MANY = {"none": [80.0, 81.0], **{str(2**i): [80.0 + i / 7, 81.0 + i / 5] for i i
 
 def draw(chart, analysis, width):
     if chart is curve_chart:
-        return ET.fromstring(chart(analysis, analysis.blocks[0], lambda row: row.val_top1, "Top-1", width))
+        return ET.fromstring(chart(analysis, analysis.blocks[0], "val_top1", "Top-1", width))
     if chart is cost_chart:
         return ET.fromstring(chart(analysis, costs(analysis.definition), "bytes_moved", "memory, MB", width))
     return ET.fromstring(chart(analysis, width))
@@ -204,7 +204,7 @@ def test_charts_say_their_figures_in_words():
 def test_without_results_there_is_no_chart(chart):
     analysis = along_noise({name: [] for name in ALONG_NOISE})
     if chart is curve_chart:
-        assert chart(analysis, analysis.blocks[0], lambda row: row.val_top1, "Top-1", 460) == ""
+        assert chart(analysis, analysis.blocks[0], "val_top1", "Top-1", 460) == ""
     elif chart is cost_chart:
         assert chart(analysis, costs(analysis.definition), "macs", "MACs", 460) == ""
     else:

@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from sgenet import detection
 from sgenet.classification.recipes import list_recipes
 from sgenet.errors import ConfigError, UnknownNameError
 from sgenet.study import list_studies, load_study
@@ -49,6 +50,16 @@ def test_cells_of_some_levels_are_a_part_of_the_grid():
     assert study().cells_of({}) == study().cells
 
 
+def test_a_study_of_some_levels_is_a_smaller_study():
+    some = study(paper={"source": "x", "figures": {"sge / 0": 1, "sge / 2": 2}}).with_levels({"noise": ["2"]})
+    assert {cell.combination.name for cell in some.cells} == {"none / 2", "sge / 2"}
+    assert some.comparisons == 1
+    assert some.paper.figures == {"sge / 2": "2"}
+    assert study().with_levels({"attention": ["sge"]}).combinations == study().combinations  # the baseline stays
+    with pytest.raises(ConfigError, match="'attention' has 1 levels; give it at least 2"):
+        study().with_levels({"attention": []})
+
+
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
@@ -63,8 +74,8 @@ def test_cells_of_levels_that_are_not_there_are_refused(levels, words):
 
 def test_a_cell_has_the_recipe_the_studys_settings_and_its_levels():
     grid = study()
-    config = grid.config(grid.cells[-1], "runs/x")
-    assert (config.attention, config.seed, config.output) == ("sge", 2, "runs/x")
+    config = grid.config(grid.cells[-1], "x")
+    assert (config.attention, config.seed, config.output) == ("sge", 2, "x/runs/attention=sge-noise=2-seed=2")
     assert config.data_options == {"train_size": 64, "noise": 2.0}
     assert config.model_options == {"stem_stride": 2}  # the recipe's
 
@@ -104,7 +115,7 @@ def test_what_is_written_down_is_read_back():
         ({"baseline": "se"}, "baseline='se' is no level of 'attention'; there are none, sge"),
         ({"trend": "attention"}, "trend='attention' must be a factor other than 'attention'"),
         ({"spread": 0.0}, "spread=0.0 must be above 0"),
-        ({"sections": ["mask"]}, "sections may be samples, masks, times, not mask"),
+        ({"sections": ["mask"]}, "sections of classifiers may be samples, masks, times, not mask"),
         ({"settings": {"epoch": 3}}, "settings: there is no setting 'epoch'. Did you mean 'epochs'?"),
         ({"settings": {"data": "shapes", "epochs": 0}}, "epochs=0 must be 1 or more"),
         ({"recipe": "shape"}, "there is no recipe and no file 'shape'"),
@@ -158,7 +169,7 @@ def test_seeds_and_places_are_no_part_of_what_two_runs_must_share():
 PRESETS = {
     *("sge-groups", "sge-normalisation", "sge-init", "sge-position", "attention-comparison"),
     *("depth", "hosts", "mobile", "cifar", "se-reduction", "se-squeeze", "se-excitation", "se-stages"),
-    *("se-integration", "se-3x3", "se-no-squeeze", "background-noise", "demo"),
+    *("se-integration", "se-3x3", "se-no-squeeze", "background-noise", "detectors", "demo"),
 }
 
 
@@ -171,7 +182,7 @@ def test_a_study_of_the_package_says_what_it_asks_and_with_what_the_paper_answer
     definition = load_study(name)
     assert definition.title.endswith("?")
     assert len(definition.question) > 40
-    assert definition.recipe in list_recipes()
+    assert definition.recipe in (detection.list_recipes() if definition.trains == "detectors" else list_recipes())
     names = {combination.name for combination in definition.combinations}
     if definition.paper is not None:
         assert set(definition.paper.figures) <= names

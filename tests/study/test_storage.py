@@ -8,7 +8,6 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sgenet.classification.history import EpochRow
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.definition import Definition
 from sgenet.study.storage import Result, Storage, Superseded, file_url, shown_url
@@ -21,7 +20,7 @@ def study(seeds=2, **changes):
 
 
 def row(epoch, top1=50.0):
-    return EpochRow(epoch, 10 * epoch, 0.1, 1.0, 40.0, 1.1, top1, 90.0, 100.0, 2.0)
+    return {"epoch": epoch, "train_loss": 1.0, "val_top1": top1}
 
 
 def result(top1=50.0):
@@ -54,14 +53,15 @@ def test_every_cell_waits_once_however_often_it_is_entered(url):
 def test_what_was_trained_is_what_the_state_has(storage):
     work_all(storage, study(), lambda claim: result(10.0 * claim.cell.seed))
     state = storage.state()
-    assert {key: found.top1 for key, found in state.results.items()} == {c.key: 10.0 * c.seed for c in study().cells}
+    found = {key: result.last("val_top1") for key, result in state.results.items()}
+    assert found == {c.key: 10.0 * c.seed for c in study().cells}
     assert state.results["attention=se, seed=1"] == result(10.0)
     assert storage.work(study(), lambda claim: pytest.fail("nothing is left")) == "done"
 
 
 def test_a_running_cell_tells_of_its_epochs(storage):
     def train(claim):
-        claim.report(row(1, 12.5))
+        claim.report(1, 12.5)
         assert storage.state().running == {claim.cell.key: (1, 12.5)}
         return result()
 
@@ -114,13 +114,13 @@ def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(url):
         silence(url)  # as if this worker had said nothing for years
         work_all(other, study(), lambda again: result(99.0))
         with pytest.raises(Superseded):
-            claim.report(row(1))
+            claim.report(1, 50.0)
         return result(1.0)
 
     assert storage.work(study(), silent) == "worked"
     found = storage.state()
     assert len(found.results) == 6
-    assert found.results[first].top1 == 99.0
+    assert found.results[first].last("val_top1") == 99.0
     assert not found.running
 
 

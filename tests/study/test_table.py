@@ -97,7 +97,7 @@ def test_intervals_of_shares_stay_between_0_and_100():
 @pytest.mark.parametrize("top1", STUDIES.values(), ids=STUDIES)
 def test_markdown_has_as_many_columns_in_each_line(top1):
     analysis = analysed(top1)
-    lines = markdown(analysis, costs(analysis.definition)).splitlines()
+    lines = markdown(columns(analysis, costs(analysis.definition))).splitlines()
     assert len(lines) == 2 + len(analysis.rows)
     assert len({len(line.split(" | ")) for line in lines}) == 1
     assert set(lines[1]) == set("|- ")
@@ -106,14 +106,14 @@ def test_markdown_has_as_many_columns_in_each_line(top1):
 def test_markdown_keeps_its_columns_whatever_a_level_is_called():
     levels = ("none", "a|b", "two\nlines")
     analysis = analysed(dict(zip(levels, TOP1.values(), strict=True)), levels=levels)
-    lines = markdown(analysis, {}).splitlines()
+    lines = markdown(columns(analysis, {})).splitlines()
     assert len(lines) == 5
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
 def test_markdown_has_every_figure_of_the_table():
     analysis = analysed(WIN)
-    lines = markdown(analysis, costs(analysis.definition)).splitlines()[2:]
+    lines = markdown(columns(analysis, costs(analysis.definition))).splitlines()[2:]
     for column in columns(analysis, costs(analysis.definition)):
         for line, cell in zip(lines, column.cells, strict=True):
             assert cell.value in line
@@ -125,8 +125,8 @@ def test_comparisons_can_be_read_back_with_all_their_digits():
     none, se, sge = read(rows_csv(analysis, costs(analysis.definition)))
     tested = stats.ttest_rel(WIN["sge"], WIN["none"])
     assert (none["attention"], se["attention"], sge["attention"]) == ("none", "se", "sge")
-    assert float(sge["top1_mean"]) == pytest.approx(np.mean(WIN["sge"]), rel=1e-12)
-    assert float(sge["top1_std"]) == pytest.approx(np.std(WIN["sge"], ddof=1), rel=1e-12)
+    assert float(sge["val_top1_mean"]) == pytest.approx(np.mean(WIN["sge"]), rel=1e-12)
+    assert float(sge["val_top1_std"]) == pytest.approx(np.std(WIN["sge"], ddof=1), rel=1e-12)
     assert float(sge["difference"]) == pytest.approx(np.mean(np.subtract(WIN["sge"], WIN["none"])), rel=1e-12)
     assert float(sge["difference_p"]) == pytest.approx(tested.pvalue, rel=1e-9)
     assert float(sge["difference_p_holm"]) == pytest.approx(2 * tested.pvalue, rel=1e-9)
@@ -147,11 +147,10 @@ def test_every_training_can_be_read_back():
     assert found.keys() == known.results.keys()
     for key, result in known.results.items():
         last = result.history[-1]
-        figures = {"top1": last.val_top1, "top5": last.val_top5, "val_loss": last.val_loss,
-                   "train_loss": last.train_loss, "train_top1": last.train_top1}  # fmt: skip
+        figures = {name: last[name] for name in ("val_top1", "val_top5", "val_loss", "train_loss", "train_top1")}
         assert {name: float(found[key][name]) for name in figures} == figures
         assert found[key]["command"] == result.command
-        assert (found[key]["epochs"], found[key]["seconds"]) == ("4", "10.0")
+        assert (found[key]["epoch"], found[key]["seconds"]) == ("4", "10.0")
 
 
 def test_csv_of_nothing_has_no_lines_of_results():

@@ -84,7 +84,7 @@ _TRAIN = TrainCommand(
     data="--data DIR|shapes",
     about="Train a detector; the result is a run folder for `sgenet detect eval`, `predict` and `compare`.",
     recipes=", ".join(list_recipes()),
-    # A recipe's detector_options are for its own family, and weights take the place of its pretrained ones.
+    # Of a recipe's detector_options some are for other detectors, and weights take the place of its pretrained ones.
     decisive=("detector", "backbone_weights"),
     make=make_detect_config,
     suggest=_suggested,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from sgenet.classification.config import make_config
 from sgenet.cli.parsing import FAILED, USAGE_ERROR, chosen, glance, named_settings, parser_of
 from sgenet.errors import ConfigError
 
@@ -52,7 +50,7 @@ def _study_run(words: list[str]) -> int:
     parser = parser_of(
         "study run",
         description="Train what a study lacks, and report. Options that are none of these are settings of `sgenet "
-        "train`, for every training: --data, --model, --epochs ...",
+        "train`, or of `sgenet detect train` in a study of detectors, for every training: --data, --epochs ...",
     )
     parser.add_argument("study", metavar="NAME|FILE", help="one of `sgenet study list`, or a YAML file")
     parser.add_argument("--output", type=Path, help="folder of runs and report (runs/study-NAME)")
@@ -65,6 +63,13 @@ def _study_run(words: list[str]) -> int:
     parser.add_argument("--time", type=float, metavar="MINUTES", help="stop cleanly after so many")
     parser.add_argument("--cells", type=int, metavar="N", help="train so many at most")
     parser.add_argument(
+        "--levels",
+        action="append",
+        default=[],
+        metavar="FACTOR=LEVEL",
+        help="ask of these alone; repeat it for more",
+    )
+    parser.add_argument(
         "--only", action="append", default=[], metavar="FACTOR=LEVEL", help="train these now; repeat it for more levels"
     )
     parser.add_argument("--heartbeat", type=int, metavar="SECONDS", help="how often workers say that they live (20)")
@@ -76,9 +81,12 @@ def _study_run(words: list[str]) -> int:
     from sgenet.study.definition import MACHINE_SETTINGS, load_study
 
     definition = load_study(own.study)
-    start = make_config(own.recipe or definition.recipe, **_known_model(rest))
+    seen = vars(glance(rest, *definition.kind.decisive))
+    decisive = {name: seen[name] for name in definition.kind.decisive if seen[name] is not None}
+    start = definition.kind.make(own.recipe or definition.recipe, **decisive)
     settings = named_settings("study run", start, rest)
     machine = {name: settings.pop(name) for name in MACHINE_SETTINGS if name in settings}
+    definition = definition.with_levels(_levels("--levels", own.levels))
     definition = definition.with_settings(own.recipe, own.seeds, **settings)
     if own.budget == "tiny":
         definition = definition.tiny()
@@ -90,7 +98,7 @@ def _study_run(words: list[str]) -> int:
         workers=own.workers,
         seconds=None if own.time is None else 60 * own.time,
         cells=own.cells,
-        only=_only(own.only),
+        only=_levels("--only", own.only),
         threads=own.threads,
         machine=machine,
         **({} if own.heartbeat is None else {"heartbeat": own.heartbeat}),
@@ -100,19 +108,14 @@ def _study_run(words: list[str]) -> int:
     return FAILED if result.analysis.failed else 0
 
 
-def _only(words: list[str]) -> dict[str, list[str]]:
+def _levels(option: str, words: list[str]) -> dict[str, list[str]]:
     levels: dict[str, list[str]] = {}
     for word in words:
         factor, equals, level = word.partition("=")
         if not equals:
-            raise ConfigError(f"--only '{word}' must be FACTOR=LEVEL, e.g. --only attention=sge")
+            raise ConfigError(f"{option} '{word}' must be FACTOR=LEVEL, e.g. {option} attention=sge")
         levels.setdefault(factor, []).append(level)
     return levels
-
-
-def _known_model(words: list[str]) -> dict[str, Any]:
-    model = glance(words, "model").model
-    return {} if model is None else {"model": model}
 
 
 def _study_show(words: list[str]) -> int:

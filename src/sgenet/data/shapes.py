@@ -78,6 +78,7 @@ _SMALLEST_CROWD = 64  # below it the smallest faces of a crowd would be no more 
 # 96^2, and above 96^2 pixels (COCO's small, medium and large) at every image size from 256 to 320.
 _PORTRAIT_SCALES = (0.11, 0.36)  # half of them above 0.29
 _CROWD_SCALES = ((0.04, 0.06), (0.09, 0.18), (0.275, 0.32))
+_LEAST_UNIT = 9.0  # pixels of a crowd's face; in a smaller one nobody could tell open eyes from closed ones
 
 # Parts of one kind differ, so that kinds come near each other: nearly closed eyes, small yawns.
 _EYE_HEIGHTS = (0.6, 1.1)
@@ -169,7 +170,7 @@ class ShapesSource:
 
     def load(self, index: int) -> Tensor:
         """Image `index`: uint8 (3, image_size, image_size)."""
-        plan = _plan(self._seed, self._split, self._check_index(index), crowd=False)
+        plan = _plan(self._seed, self._split, self._check_index(index))
         return _paint(plan, self._image_size, self._noise)
 
     def scene(self, index: int) -> Scene:
@@ -210,7 +211,8 @@ def render(
         image_size: Pixels a side, at least 16; at least 64 for a crowd.
         noise: How hard it is, 0 to `MAX_NOISE`.
         crowd: False draws one face, most often a large one. True draws up to eight that do not overlap; they are small,
-            medium or large in the sense of COCO (area under 32^2, up to 96^2, above) at image sizes from 256 to 320.
+            medium or large in the sense of COCO (area under 32^2, up to 96^2, above) at image sizes from 256 to 320,
+            and none is less than about 15 pixels high at any size.
 
     Returns:
         The picture and what is known about it.
@@ -231,7 +233,7 @@ def render(
         raise ConfigError(f"image_size={image_size}: several faces need at least {_SMALLEST_CROWD} pixels a side")
     if _whole("index", index) < 0:
         raise IndexError(f"shapes has pictures from 0 on, not {index}")
-    plan = _plan(int(seed), split, int(index), crowd=crowd)
+    plan = _plan(int(seed), split, int(index), crowd=int(image_size) if crowd else 0)
     labels = np.zeros((image_size, image_size), dtype=np.uint8)
     image = _paint(plan, image_size, noise, labels)
     return _describe(plan, image, torch.from_numpy(labels))
@@ -264,13 +266,14 @@ class _Plan:
 _FACES, _GROUND, _SCATTER, _SPOTS, _GRAINS = range(5)
 
 
-def _plan(seed: int, split: Split, index: int, *, crowd: bool) -> _Plan:
+def _plan(seed: int, split: Split, index: int, *, crowd: int = 0) -> _Plan:
+    """One face, or, with the size of the picture in pixels as `crowd`, several."""
     # Even numbers for one split and odd ones for the other: distinct numbers give distinct keys.
     key = hash_key(hash_key(0, seed), 2 * index + get_args(Split).index(split))
     draws = Draws(hash_key(key, _FACES))
     share, loose_parts = draws.between(0, 1), draws.between(*_LOOSE_PARTS)
     grain = _GRAIN * share * share  # squared: little in most pictures
-    scales = _crowd_scales(draws) if crowd else [_portrait_scale(draws)]
+    scales = _crowd_scales(draws, crowd) if crowd else [_portrait_scale(draws)]
     faces: list[_Face] = []
     taken: list[_Circle] = []
     for scale in scales:
@@ -289,13 +292,13 @@ def _portrait_scale(draws: Draws) -> float:
     return largest - (largest - smallest) * share * share
 
 
-def _crowd_scales(draws: Draws) -> list[float]:
+def _crowd_scales(draws: Draws, size: int) -> list[float]:
     small, medium, large = _CROWD_SCALES
     scales = [draws.between(*large) for _ in range(draws.below(2))]
     scales += [draws.between(*medium) for _ in range(1 + draws.below(3))]
     scales += [draws.between(*small) for _ in range(1 + draws.below(4))]
     # The large ones come first: later they would find no room.
-    return scales
+    return [max(scale, _LEAST_UNIT / size) for scale in scales]
 
 
 def _draw_lots(draws: Draws, kind: int, frame: Frame) -> _Face:

@@ -22,7 +22,8 @@ class ShapesDetectionSource:
 
     Nothing is stored: a picture and its objects are drawn when they are asked for, from (seed, split, index). The loose
     parts that lie about belong to no face, so that they are no objects. Faces are small, medium or large in the sense
-    of COCO at image sizes from 256 to 320; in smaller pictures most are small.
+    of COCO at image sizes from 256 to 320; in smaller pictures most are small, though never too small to tell the parts
+    by which classes differ.
 
     Args:
         split: "train" or "val". They share no picture.

@@ -19,13 +19,12 @@ from sgenet.attention import Attention, create_attention
 from sgenet.attention.registry import attention_class
 from sgenet.detection.features import STRIDES, FeatureTrunk, feature_trunk
 from sgenet.detection.group_norm import group_norm, use_group_norm
+from sgenet.detection.options import Norm, PyramidNorm, check_stages
 from sgenet.errors import ConfigError
 from sgenet.models import build, create_model, load_weights
 
-__all__ = ["Backbone", "Extra", "Norm", "PyramidNorm", "build_trunk", "check_stages", "create_trunk"]
+__all__ = ["Backbone", "Extra", "build_trunk", "create_trunk"]
 
-Norm = Literal["batch", "group"]
-PyramidNorm = Literal["none", "group"]
 Extra = Literal["pool", "p5", "c5"]
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -196,21 +195,6 @@ def build_trunk(description: dict[str, Any], *, norm: Norm = "batch") -> Feature
         The trunk.
     """
     return _trunk(build(description), norm, description["host"]["name"])
-
-
-def check_stages(frozen: int) -> None:
-    """Refuse a number of frozen stages that there are not.
-
-    Args:
-        frozen: The number.
-
-    Raises:
-        ConfigError: If it is not 0 to 4.
-    """
-    if frozen not in range(len(STRIDES) + 1):
-        raise ConfigError(
-            f"frozen_stages={frozen!r} is not possible; give 0 for none, 1 for the stem and the first stage, up to 4"
-        )
 
 
 def _trunk(network: nn.Module, norm: Norm, name: str) -> FeatureTrunk:

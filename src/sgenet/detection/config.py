@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from sgenet.detection.options import OPTIONS, option_names
 from sgenet.detection.recipes import RECIPES
 from sgenet.errors import ConfigError
 from sgenet.named_files import read_yaml
@@ -182,8 +183,8 @@ def make_detect_config(recipe: str | None = None, **overrides: Any) -> DetectCon
         **overrides: Settings that win over the recipe's.
 
     Returns:
-        The checked settings. A recipe's `pretrained` is left out where the overrides name weights, and its
-        `detector_options` where they name a detector that has others.
+        The checked settings. A recipe's `pretrained` is left out where the overrides name weights, and of its
+        `detector_options` those that only other detectors have.
 
     Raises:
         ConfigError: If the recipe or a setting is unknown, or a value cannot be used.
@@ -195,8 +196,10 @@ def make_detect_config(recipe: str | None = None, **overrides: Any) -> DetectCon
     values = {} if recipe is None else read_yaml(RECIPES.find(recipe))
     if overrides.get("backbone_weights") is not None:
         values.pop("pretrained", None)
-    if "detector" in overrides and _family(overrides["detector"]) != _family(values.get("detector")):
-        values.pop("detector_options", None)
+    detector = str(overrides.get("detector", values.get("detector", DetectConfig.detector)))
+    if detector in OPTIONS:
+        given = values.get("detector_options") or {}
+        values["detector_options"] = {name: value for name, value in given.items() if _concerns(name, detector)}
     origin = f"recipe '{recipe}'" if recipe else "the settings"
     return from_values(DetectConfig, {**values, **overrides}, origin)
 
@@ -225,6 +228,6 @@ def to_detect_words(config: DetectConfig, recipe: str) -> list[str]:
     return words + words_of(config, make_detect_config(recipe, **decisive))
 
 
-def _family(detector: object) -> str:
-    """Detectors of one family take the same options."""
-    return "dense" if detector == "retinanet" else "regions"
+def _concerns(option: str, detector: str) -> bool:
+    """Whether a recipe's option is meant for a detector; one that no detector has is, so that it is told."""
+    return option in option_names(detector) or not any(option in option_names(other) for other in OPTIONS)

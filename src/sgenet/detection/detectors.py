@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
@@ -26,7 +26,14 @@ from sgenet.detection.heads import (
     ProposalHead,
     roi_align,
 )
-from sgenet.detection.options import DetectorOptions, MaskOptions, RegionOptions, RetinaNetOptions, make_options
+from sgenet.detection.options import (
+    OPTIONS,
+    DetectorOptions,
+    MaskOptions,
+    RegionOptions,
+    RetinaNetOptions,
+    make_options,
+)
 from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
 from sgenet.models import set_host_description
 
@@ -92,10 +99,13 @@ def create_detector(
         >>> sorted(found[0])
         ['boxes', 'labels', 'scores']
     """
-    kind = _kind(name)
+    if name not in OPTIONS:
+        raise UnknownNameError(
+            f"there is no detector '{name}'.{did_you_mean(name, OPTIONS)} Known: {', '.join(list_detectors())}"
+        )
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ConfigError(f"num_classes={num_classes!r} must be 1 or more; the background is not counted")
-    settings = make_options(name, kind.options, options)
+    settings = make_options(name, options)
     started = pretrained or backbone_weights is not None
     if settings.norm_eval is None:
         settings = replace(settings, norm_eval=started and settings.norm == "batch")
@@ -118,7 +128,7 @@ def list_detectors() -> list[str]:
         >>> list_detectors()
         ['cascade_mask_rcnn', 'cascade_rcnn', 'faster_rcnn', 'mask_rcnn', 'retinanet']
     """
-    return sorted(_KINDS)
+    return sorted(OPTIONS)
 
 
 def build_host(description: dict[str, Any]) -> nn.Module:
@@ -138,11 +148,11 @@ def build_host(description: dict[str, Any]) -> nn.Module:
     """
     name, options = description["name"], dict(description["options"])
     trunk = build_trunk(options.pop("backbone"), norm=options["norm"])
-    return _assemble(name, trunk, description["num_classes"], make_options(name, _kind(name).options, options))
+    return _assemble(name, trunk, description["num_classes"], make_options(name, options))
 
 
 def _assemble(name: str, trunk: FeatureTrunk, num_classes: int, settings: DetectorOptions) -> nn.Module:
-    detector = _kind(name).build(trunk, num_classes + 1, settings)
+    detector = _BUILDERS[name](trunk, num_classes + 1, settings)
     options = {"backbone": trunk.description, **settings.to_dict()}
     set_host_description(detector, {"family": "detector", "name": name, "num_classes": num_classes, "options": options})
     return detector.train()
@@ -270,25 +280,10 @@ def _retinanet(trunk: FeatureTrunk, classes: int, settings: RetinaNetOptions) ->
     return detector
 
 
-class _Kind(NamedTuple):
-    """A detector that has a name: which settings it has, and what builds it from a trunk and them."""
-
-    options: type[DetectorOptions]
-    build: Callable[[FeatureTrunk, int, Any], nn.Module]
-
-
-_KINDS = {
-    "faster_rcnn": _Kind(RegionOptions, _faster_rcnn),
-    "mask_rcnn": _Kind(MaskOptions, _mask_rcnn),
-    "cascade_rcnn": _Kind(RegionOptions, _cascade_rcnn),
-    "cascade_mask_rcnn": _Kind(MaskOptions, _cascade_rcnn),
-    "retinanet": _Kind(RetinaNetOptions, _retinanet),
+_BUILDERS: dict[str, Callable[[FeatureTrunk, int, Any], nn.Module]] = {
+    "faster_rcnn": _faster_rcnn,
+    "mask_rcnn": _mask_rcnn,
+    "cascade_rcnn": _cascade_rcnn,
+    "cascade_mask_rcnn": _cascade_rcnn,
+    "retinanet": _retinanet,
 }
-
-
-def _kind(name: str) -> _Kind:
-    if name not in _KINDS:
-        raise UnknownNameError(
-            f"there is no detector '{name}'.{did_you_mean(name, _KINDS)} Known: {', '.join(list_detectors())}"
-        )
-    return _KINDS[name]

@@ -1,4 +1,4 @@
-"""The settings of the detectors, checked when they are made."""
+"""The options of the detectors, checked when they are made. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from sgenet.detection.backbones import Norm, PyramidNorm, check_stages
 from sgenet.errors import ConfigError, did_you_mean
 
-__all__ = ["DetectorOptions", "MaskOptions", "RegionOptions", "RetinaNetOptions", "make_options"]
+__all__ = [
+    "OPTIONS",
+    "DetectorOptions",
+    "MaskOptions",
+    "Norm",
+    "PyramidNorm",
+    "RegionOptions",
+    "RetinaNetOptions",
+    "check_stages",
+    "make_options",
+    "option_names",
+]
+
+Norm = Literal["batch", "group"]
+PyramidNorm = Literal["none", "group"]
 
 _LEVELS = 5  # of every detector's pyramid
+_STAGES = 4  # of every backbone
 
 
 @dataclass(frozen=True)
@@ -192,12 +206,31 @@ class RetinaNetOptions(DetectorOptions):
         return tuple(tuple(int(size * step) for step in steps) for size in self.anchor_sizes)
 
 
-def make_options(detector: str, kind: type[DetectorOptions], given: Mapping[str, Any]) -> DetectorOptions:
+OPTIONS: Mapping[str, type[DetectorOptions]] = {
+    "faster_rcnn": RegionOptions,
+    "mask_rcnn": MaskOptions,
+    "cascade_rcnn": RegionOptions,
+    "cascade_mask_rcnn": MaskOptions,
+    "retinanet": RetinaNetOptions,
+}
+"""What each detector has, by its name."""
+
+
+def option_names(detector: str) -> list[str]:
+    """The names of a detector's options.
+
+    Examples:
+        >>> "head_norm" in option_names("retinanet"), "head_norm" in option_names("faster_rcnn")
+        (True, False)
+    """
+    return [option.name for option in fields(OPTIONS[detector])]
+
+
+def make_options(detector: str, given: Mapping[str, Any]) -> DetectorOptions:
     """The settings of a detector.
 
     Args:
-        detector: Its name, for the message.
-        kind: Which settings it has.
+        detector: Its name, one of `OPTIONS`.
         given: Those that are not as usual.
 
     Returns:
@@ -207,16 +240,31 @@ def make_options(detector: str, kind: type[DetectorOptions], given: Mapping[str,
         ConfigError: If it has no such setting, or a value cannot be used.
 
     Examples:
-        >>> make_options("faster_rcnn", RegionOptions, {"rois_per_image": 64}).rois_per_image
+        >>> make_options("faster_rcnn", {"rois_per_image": 64}).rois_per_image
         64
     """
-    known = [option.name for option in fields(kind)]
+    known = option_names(detector)
     for name in given:
         if name not in known:
             raise ConfigError(
                 f"detector '{detector}' has no option '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}"
             )
-    return kind(**given)
+    return OPTIONS[detector](**given)
+
+
+def check_stages(frozen: int) -> None:
+    """Refuse a number of frozen stages that there are not.
+
+    Args:
+        frozen: The number.
+
+    Raises:
+        ConfigError: If it is not 0 to 4.
+    """
+    if frozen not in range(_STAGES + 1):
+        raise ConfigError(
+            f"frozen_stages={frozen!r} is not possible; give 0 for none, 1 for the stem and the first stage, up to 4"
+        )
 
 
 def _all(value: Any) -> tuple[Any, ...]:  # noqa: ANN401  # one or several

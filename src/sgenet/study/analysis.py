@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal
 
-from sgenet.classification.history import EpochRow
 from sgenet.study import statistics
 from sgenet.study.definition import Combination, Definition
+from sgenet.study.kinds import Metric
 from sgenet.study.statistics import ALPHA, Paired
 from sgenet.study.storage import Result, State
 
-__all__ = ["Analysis", "Block", "Difference", "Row", "Trend", "analyse"]
+__all__ = ["Analysis", "Block", "Difference", "Further", "Row", "Trend", "analyse"]
 
 Verdict = Literal["better", "worse", "not significant", "untested"]
 
@@ -41,6 +42,31 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Further:
+    """Another figure of the same trainings than the one that the study asks about.
+
+    Attributes:
+        metric: What it is.
+        values: Of the last epoch of each finished training, percent, in the order of the seeds.
+        difference: To the baseline's, points; its p is corrected for all further figures of the study together.
+    """
+
+    metric: Metric
+    values: tuple[float, ...]
+    difference: Difference | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean of `values`."""
+        return fmean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Their standard deviation."""
+        return statistics.standard_deviation(self.values)
+
+
+@dataclass(frozen=True)
 class Row:
     """One combination of levels over its seeds.
 
@@ -48,9 +74,11 @@ class Row:
         combination: The levels.
         results: Finished trainings, by seed.
         baseline: Whether the others of its block are compared with it.
-        difference: In top-1 of the last epoch, points, to the baseline; None for itself, or without a common seed.
-        course: In top-1 of the mean over all epochs, points: whether it learned better throughout.
+        metric: What is compared.
+        difference: Of the last epoch, points, to the baseline; None for itself, or without a common seed.
+        course: Of the mean over all epochs, points: whether it learned better throughout.
         ahead: The share of epochs in which its mean over the seeds is above the baseline's.
+        further: What else the trainings are told by, as far as it is a number.
         failed: Why trainings failed, by seed.
         paper: What the paper printed, or None.
     """
@@ -58,35 +86,37 @@ class Row:
     combination: Combination
     results: Mapping[int, Result]
     baseline: bool
+    metric: Metric
     difference: Difference | None = None
     course: Difference | None = None
     ahead: float | None = None
+    further: tuple[Further, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
     paper: str | None = None
 
     @property
-    def top1(self) -> tuple[float, ...]:
-        """Top-1 of the last epoch of each finished training, percent, in the order of the seeds."""
-        return tuple(result.top1 for _, result in sorted(self.results.items()))
+    def values(self) -> tuple[float, ...]:
+        """The figure of the last epoch of each finished training, percent, in the order of the seeds."""
+        return tuple(result.last(self.metric.key) for _, result in sorted(self.results.items()))
 
     @property
     def mean(self) -> float | None:
-        """Mean of `top1`."""
-        return fmean(self.top1) if self.results else None
+        """Mean of `values`."""
+        return fmean(self.values) if self.results else None
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of `top1`."""
-        return statistics.standard_deviation(self.top1) if self.results else None
+        """Standard deviation of `values`."""
+        return statistics.standard_deviation(self.values) if self.results else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the mean."""
-        return statistics.mean_interval(self.top1) if self.results else None
+        return statistics.mean_interval(self.values) if self.results else None
 
-    def curve(self, value: Callable[[EpochRow], float]) -> list[list[float]]:
+    def curve(self, column: str) -> list[list[float]]:
         """A figure over the epochs, for each finished training."""
-        return [[value(row) for row in result.history] for _, result in sorted(self.results.items())]
+        return [[row[column] for row in result.history] for _, result in sorted(self.results.items())]
 
 
 @dataclass(frozen=True)
@@ -212,6 +242,7 @@ def _block(
     failed: Mapping[str, Mapping[int, str]],
 ) -> Block:
     compare, figures = definition.compare, definition.paper.figures if definition.paper else {}
+    metric, tests = definition.compared, definition.comparisons
     plain = next(c for c in combinations if c.levels[compare] == definition.baseline)
     base = results.get(plain.name, {})
     rows = []
@@ -224,9 +255,11 @@ def _block(
                 combination,
                 own,
                 is_base,
-                _difference(own, base, seeds, definition.comparisons, lambda result: result.top1),
-                _difference(own, base, seeds, definition.comparisons, _mean_over_epochs),
-                _ahead(own, base, seeds),
+                metric,
+                _difference_of(metric, own, base, seeds, tests),
+                _difference(own, base, seeds, tests, lambda result: fmean(row[metric.key] for row in result.history)),
+                _ahead(own, base, seeds, metric.key),
+                _further(definition, own, base, seeds),
                 failed.get(combination.name, {}),
                 figures.get(combination.name),
             )
@@ -248,15 +281,32 @@ def _difference(
     )
 
 
-def _mean_over_epochs(result: Result) -> float:
-    return fmean(row.val_top1 for row in result.history)
+def _difference_of(
+    metric: Metric, own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int], comparisons: int
+) -> Difference | None:
+    """That of the last epoch, over the seeds where the baseline's is a number."""
+    known = [seed for seed in seeds if math.isfinite(base[seed].last(metric.key))]
+    return _difference(own, base, known, comparisons, lambda result: result.last(metric.key))
 
 
-def _ahead(own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int]) -> float | None:
+def _further(
+    definition: Definition, own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int]
+) -> tuple[Further, ...]:
+    found = []
+    for metric in definition.kind.metrics:
+        values = tuple(result.last(metric.key) for _, result in sorted(own.items()))
+        if metric == definition.compared or not values or not all(map(math.isfinite, values)):
+            continue
+
+        found.append(Further(metric, values, _difference_of(metric, own, base, seeds, definition.comparisons)))
+    return tuple(found)
+
+
+def _ahead(own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int], column: str) -> float | None:
     if not seeds:
         return None
     epochs = min(len(which[s].history) for which in (own, base) for s in seeds)
-    above = [sum(own[s].history[e].val_top1 - base[s].history[e].val_top1 for s in seeds) > 0 for e in range(epochs)]
+    above = [sum(own[s].history[e][column] - base[s].history[e][column] for s in seeds) > 0 for e in range(epochs)]
     return sum(above) / epochs
 
 
@@ -285,7 +335,11 @@ def _slope(definition: Definition, group: Sequence[Block], position: int) -> Pai
     if not seeds:
         return None
     along = [float(block.circumstances[str(definition.trend)]) for block in group]
-    slopes = [statistics.slope([own[s].top1 - base[s].top1 for own, base in pairs], along) for s in sorted(seeds)]
+    column = definition.compared.key
+    slopes = [
+        statistics.slope([own[s].last(column) - base[s].last(column) for own, base in pairs], along)
+        for s in sorted(seeds)
+    ]
     return statistics.of_differences(slopes, definition.comparisons)
 
 
@@ -299,13 +353,22 @@ def _corrected(blocks: Sequence[Block], trends: Sequence[Trend], tests: int) -> 
     last = _adjusted([*(row.difference for row in rows), *(trend.slope for trend in trends)], tests)
     course = _adjusted([row.course for row in rows], tests)
     gated = [_gated(whole, end) for whole, end in zip(course, last[: len(rows)], strict=True)]
+    further = iter(_further_corrected(rows, tests))
     new_rows = iter(
-        replace(row, difference=difference, course=whole)
+        replace(row, difference=difference, course=whole, further=next(further))
         for row, difference, whole in zip(rows, last[: len(rows)], gated, strict=True)
     )
     corrected = [replace(block, rows=tuple(next(new_rows) for _ in block.rows)) for block in blocks]
     slopes = [slope for slope in last[len(rows) :] if slope is not None]
     return corrected, [replace(trend, slope=slope) for trend, slope in zip(trends, slopes, strict=True)]
+
+
+def _further_corrected(rows: Sequence[Row], tests: int) -> list[tuple[Further, ...]]:
+    """The rows' further figures, their p values corrected for all of them together."""
+    every = [further for row in rows for further in row.further]
+    kinds = len({further.metric for further in every})
+    adjusted = iter(_adjusted([further.difference for further in every], tests * kinds))
+    return [tuple(replace(further, difference=next(adjusted)) for further in row.further) for row in rows]
 
 
 def _adjusted(differences: Iterable[Difference | None], tests: int) -> list[Difference | None]:

@@ -15,7 +15,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from sgenet.classification.history import EpochRow
 from sgenet.study.analysis import Analysis, Block, Row
 from sgenet.study.statistics import standard_deviation
 from sgenet.study.wording import mean_and_spread, signed
@@ -143,7 +142,7 @@ def net(tone: int) -> str:
 
 
 def seed_chart(analysis: Analysis, width: float) -> Markup:
-    """Every seed's last-epoch top-1 as a dot, with the mean and its 95% interval.
+    """Every seed's figure of the last epoch as a dot, with the mean and its 95% interval.
 
     Args:
         analysis: Of a study with at least one result.
@@ -152,18 +151,19 @@ def seed_chart(analysis: Analysis, width: float) -> Markup:
     Returns:
         SVG.
     """
-    shown = [v for row in analysis.rows for v in row.top1]
+    shown = [v for row in analysis.rows for v in row.values]
     shown += [v for row in analysis.rows if row.interval is not None for v in row.interval]
     low, high = _padded(shown, least=1.0)
 
     def draw(row: Row, scale: _Scale, y: float, tone: int) -> list[str]:
-        dots = [(result.top1, f"seed {seed}: {result.top1:.2f}%") for seed, result in sorted(row.results.items())]
+        dots = [(v, f"seed {seed}: {v:.2f}%") for seed, v in zip(sorted(row.results), row.values, strict=True)]
         return _dots_and_mean(scale, y, tone, row.interval, row.mean, dots)
 
     ends = (max(low, 0.0), min(high, 100.0))
-    label = "top-1 on the validation images, last epoch (%)"
-    spoken = "; ".join(f"{row.combination.name}: " + ", ".join(f"{v:.1f}" for v in row.top1) for row in analysis.rows)
-    says = f"Last-epoch top-1 of every seed in percent. {spoken}."
+    metric = analysis.definition.compared
+    label = f"{metric.name} on the validation images, last epoch (%)"
+    spoken = "; ".join(f"{row.combination.name}: " + ", ".join(f"{v:.1f}" for v in row.values) for row in analysis.rows)
+    says = f"{metric.title} of every seed after the last epoch, in percent. {spoken}."
     return _row_chart(analysis, width, ends, label, draw, mean_and_spread, analysis.rows, says)
 
 
@@ -193,7 +193,7 @@ def difference_chart(analysis: Analysis, width: float) -> Markup:
     def value(row: Row) -> str:
         return "" if row.difference is None else signed(row.difference.paired.difference)
 
-    label = f"top-1 minus that of {analysis.definition.baseline}, same seed (points)"
+    label = f"{analysis.definition.compared.name} minus that of {analysis.definition.baseline}, same seed (points)"
     spoken = "; ".join(f"{row.combination.name} {value(row)}" for row in rows)
     says = f"Differences to {analysis.definition.baseline} in points. {spoken}."
     return _row_chart(analysis, width, _padded(shown, least=1.0), label, draw, value, rows, says, unit=0.0)
@@ -219,7 +219,11 @@ def _dots_and_mean(
 
 def _pairs(analysis: Analysis, row: Row) -> list[tuple[int, float]]:
     base = next(block.baseline for block in analysis.blocks if row in block.rows).results
-    return [(seed, row.results[seed].top1 - base[seed].top1) for seed in sorted(row.results.keys() & base.keys())]
+    column = row.metric.key
+    return [
+        (seed, row.results[seed].last(column) - base[seed].last(column))
+        for seed in sorted(row.results.keys() & base.keys())
+    ]
 
 
 def _row_chart(
@@ -266,15 +270,13 @@ def _row_chart(
     return _svg(width, top + total + 48, says, parts)
 
 
-def curve_chart(
-    analysis: Analysis, block: Block, value: Callable[[EpochRow], float], label: str, width: float
-) -> Markup:
+def curve_chart(analysis: Analysis, block: Block, column: str, label: str, width: float) -> Markup:
     """One figure over the epochs: the mean of the seeds as a line, their standard deviation as a band around it.
 
     Args:
         analysis: Of a study.
         block: The levels to show.
-        value: Takes the figure from an epoch's row.
+        column: Of the epochs' rows.
         label: What the figure is, with its unit.
         width: Width of the chart in pixels.
 
@@ -282,7 +284,7 @@ def curve_chart(
         SVG; empty where the block has no result.
     """
     compare, tone = analysis.definition.compare, tones(analysis)
-    curves = {row.combination.levels[compare]: row.curve(value) for row in block.rows if row.results}
+    curves = {row.combination.levels[compare]: row.curve(column) for row in block.rows if row.results}
     if not curves:
         return Markup("")
     epochs = min(len(history) for own in curves.values() for history in own)
@@ -374,7 +376,11 @@ def trend_chart(analysis: Analysis, width: float) -> Markup:
     for tick in y.ticks(6):
         parts.append(_line(left, y(tick), width - right, y(tick), "grid"))
         parts.append(_text(left - 8, y(tick) + 4, _plain(tick), "tick", "end"))
-    parts.append(_text(0, 13, f"top-1 minus that of {analysis.definition.baseline}, points", "axis"))
+    parts.append(
+        _text(
+            0, 13, f"{analysis.definition.compared.name} minus that of {analysis.definition.baseline}, points", "axis"
+        )
+    )
     parts.append(_line(left, y(0), width - right, y(0), "unit"))
     parts += [_text(x(v), bottom + 20, _plain(v), "tick", "middle") for v in sorted({place for place, _, _ in every})]
     parts.append(_text((left + width - right) / 2, bottom + 42, along, "axis", "middle"))
@@ -399,7 +405,7 @@ def trend_chart(analysis: Analysis, width: float) -> Markup:
 def cost_chart(
     analysis: Analysis, costs: Mapping[str, Mapping[str, Any]], kind: str, label: str, width: float
 ) -> Markup:
-    """Top-1 against a cost: each combination as a point with its 95% interval.
+    """The figure against a cost: each combination as a point with its 95% interval.
 
     A line joins those that no other beats at their cost or less.
 
@@ -450,7 +456,9 @@ def cost_chart(
             at = x(place[row.combination.name]) + (-10 if beyond else 10)
             parts.append(_text(at, height - 6, name, f"name small label {net(number)}", "end" if beyond else "start"))
     spoken = "; ".join(f"{row.combination.name} {row.mean:.1f} at {place[row.combination.name]:.3g}" for row in rows)
-    return _svg(width, bottom + 50, f"Top-1 in percent against {label}. {spoken}.", parts)
+    return _svg(
+        width, bottom + 50, f"{analysis.definition.compared.title} in percent against {label}. {spoken}.", parts
+    )
 
 
 def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -12,20 +12,35 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sgenet.classification.config import TrainConfig, make_config
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.named_files import read_yaml
+from sgenet.study.kinds import KINDS, START, Kind, Metric
 from sgenet.study.presets import STUDIES, list_studies
 from sgenet.training.settings import types_of
 
-__all__ = ["MACHINE_SETTINGS", "Cell", "Combination", "Definition", "Factor", "Level", "Paper", "load_study"]
+__all__ = [
+    "MACHINE_SETTINGS",
+    "Cell",
+    "Combination",
+    "Definition",
+    "Factor",
+    "Level",
+    "Paper",
+    "Pretraining",
+    "load_study",
+]
 
 # Where a machine may have its own value: they decide neither what is trained nor on what.
 MACHINE_SETTINGS = ("workers", "loader", "accelerator", "devices")
 
+FINGERPRINT = ("trains", "metric", "compare", "baseline")
+"""What two runs of a study must have in common, besides factors and settings."""
+
+BACKBONES = "backbones"
+"""The folder, within a study's, of the classifiers that its networks start from."""
+
 _TINY_SEEDS = 2
-_TINY = {"epochs": 2, "image_size": 32, "batch_size": 32, "milestones": [1], "warmup_epochs": 0.0}
-_TINY_SHAPES = {"train_size": 64, "val_size": 64}
+_BACKBONE = ("backbone", "backbone_options", "attention", "attention_options")  # what decides a detector's classifier
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -35,7 +50,7 @@ class Level:
 
     Attributes:
         name: What tables call it.
-        settings: The settings of `sgenet train` that make it what it is.
+        settings: The settings of the training that make it what it is.
     """
 
     name: str
@@ -93,6 +108,19 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """How the classifiers are trained that a study's detectors start from: one for each backbone and seed.
+
+    Attributes:
+        recipe: Of `sgenet train`.
+        settings: What is changed of it; the network is the detector's backbone, and the seed the cell's.
+    """
+
+    recipe: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Combination:
     """One level of each factor.
 
@@ -128,7 +156,7 @@ class Cell:
     @property
     def folder(self) -> str:
         """What its run folder is called."""
-        return re.sub(r"[^\w.+=-]+", "_", self.key.replace(", ", "-"))
+        return _folder(self.key)
 
 
 @dataclass(frozen=True)
@@ -143,11 +171,14 @@ class Definition:
         compare: The factor whose levels are compared with each other; the others are circumstances.
         baseline: The level of `compare` that the others are compared with.
         seeds: How many seeds: 0, 1, ...
+        trains: What: a name of `sgenet.study.kinds.KINDS`.
+        metric: What is compared: the column of metrics.csv; of None, the first of its kind.
         recipe: The recipe of every training.
         settings: What every training changes of it.
+        pretraining: How the classifiers are trained that the networks start from; None for no such start.
         trend: A factor whose levels are numbers, along which differences may grow or shrink; or None.
         spread: What the difference between two trainings of one seed is expected to vary by, from seed to seed: a
-            standard deviation in points of top-1; or None.
+            standard deviation in points of the metric; or None.
         spread_source: How that is known.
         paper: What a paper found, or None.
         needs: Why it cannot be run yet, or None.
@@ -162,8 +193,11 @@ class Definition:
     compare: str
     baseline: str
     seeds: int
+    trains: str = "classifiers"
+    metric: str | None = None
     recipe: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Pretraining | None = None
     trend: str | None = None
     spread: float | None = None
     spread_source: str = ""
@@ -174,6 +208,16 @@ class Definition:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def kind(self) -> Kind[Any, Any]:
+        """What its trainings are."""
+        return KINDS[self.trains]
+
+    @property
+    def compared(self) -> Metric:
+        """The figure that is compared."""
+        return next(m for m in self.kind.metrics if self.metric in (None, m.key))
 
     @property
     def factor(self) -> Factor:
@@ -222,16 +266,7 @@ class Definition:
         Raises:
             ConfigError: If a factor or a level is unknown.
         """
-        for name, wanted in levels.items():
-            factor = next((f for f in self.factors if f.name == name), None)
-            if factor is None:
-                raise ConfigError(f"the study '{self.name}' has no factor '{name}'; there is {_listed(self.factors)}")
-            known = [level.name for level in factor.levels]
-            for level in wanted:
-                if level not in known:
-                    raise ConfigError(
-                        f"'{name}' has no level '{level}'.{did_you_mean(level, known)} There are {', '.join(known)}"
-                    )
+        self._check_known(levels)
         return tuple(
             cell for cell in self.cells if all(cell.combination.levels[name] in levels[name] for name in levels)
         )
@@ -243,24 +278,65 @@ class Definition:
             _merge(changed, factor.level(cell.combination.levels[factor.name]).settings)
         return changed | {"seed": cell.seed}
 
-    def config(self, cell: Cell, output: str | Path | None = None, **machine: Any) -> TrainConfig:  # noqa: ANN401
+    def config(
+        self,
+        cell: Cell,
+        folder: str | Path | None = None,
+        **machine: Any,  # noqa: ANN401  # any setting
+    ) -> Any:  # noqa: ANN401  # the kind's settings
         """The settings of a cell's training.
 
         Args:
             cell: One of `cells`.
-            output: Its run folder.
+            folder: The study's folder, where runs go to `runs/CELL`; None for no output.
             **machine: Settings of `MACHINE_SETTINGS`, and `data` where it lies elsewhere on this machine.
 
         Returns:
-            Checked settings.
+            Checked settings, of `kind.settings`.
         """
         changed = self.overrides(cell)
-        usual = make_config(self.recipe, **{name: changed[name] for name in ("model", "weights") if name in changed})
+        if self.pretraining is not None:
+            changed["backbone_weights"] = str(Path(folder or "") / BACKBONES / self._backbone(cell))
+        decisive = {name: changed[name] for name in self.kind.decisive if name in changed}
+        usual = self.kind.make(self.recipe, **decisive)
         for name, value in changed.items():
             if isinstance(value, Mapping) and value:  # what a recipe says of networks, modules and data holds, too
                 changed[name] = {**getattr(usual, name), **value}
-        own = {"output": None if output is None else str(output)}
-        return make_config(self.recipe, **{**changed, **machine, **own})
+        own = {"output": None if folder is None else str(Path(folder) / "runs" / cell.folder)}
+        return self.kind.make(self.recipe, **{**changed, **machine, **own})
+
+    def start(self, cell: Cell, folder: str | Path | None = None, **machine: Any) -> Any:  # noqa: ANN401  # any setting
+        """The settings of the classifier that a cell's network starts from.
+
+        Args:
+            cell: One of `cells`.
+            folder: The study's folder, where it goes to `backbones/...`.
+            **machine: As for `config`; `data` does not count for it.
+
+        Returns:
+            Checked settings of `sgenet train`, or None where the study has no such start.
+        """
+        if self.pretraining is None:
+            return None
+        config, classifiers = self.config(cell, folder), KINDS["classifiers"]
+        network = {
+            "model": config.backbone,
+            "model_options": config.backbone_options,
+            "attention_options": config.attention_options,
+            **({} if config.attention is None else {"attention": config.attention}),
+        }
+        own = {"seed": cell.seed, "output": config.backbone_weights}
+        here = {name: value for name, value in machine.items() if name in MACHINE_SETTINGS}
+        return classifiers.make(self.pretraining.recipe, **{**network, **self.pretraining.settings, **here, **own})
+
+    def _backbone(self, cell: Cell) -> str:
+        """What the folder of a cell's classifier is called: the levels that decide it, and the seed."""
+        levels = {
+            f.name: cell.combination.levels[f.name]
+            for f in self.factors
+            if {path.partition(".")[0] for path in f.settings} & {*_BACKBONE}
+        }
+        return _folder(Cell(Combination(levels), cell.seed).key)
 
     def with_settings(self, recipe: str | None = None, seeds: int | None = None, **settings: Any) -> Definition:  # noqa: ANN401
         """The same study on other data, by another recipe, with other settings or more seeds.
@@ -268,7 +344,7 @@ class Definition:
         Args:
             recipe: A recipe in the place of its own; None keeps it.
             seeds: How many; None keeps them.
-            **settings: Settings of `sgenet train`.
+            **settings: Settings of the training.
 
         Returns:
             A new definition.
@@ -294,18 +370,56 @@ class Definition:
             self, recipe=recipe or self.recipe, settings=merged, seeds=self.seeds if seeds is None else seeds
         )
 
+    def with_levels(self, levels: Mapping[str, Collection[str]]) -> Definition:
+        """A smaller study, which asks of some levels alone.
+
+        Args:
+            levels: By the name of a factor, those of its levels that stay; of other factors, all. The baseline stays.
+
+        Returns:
+            A new definition.
+
+        Raises:
+            ConfigError: If a factor or a level is unknown, or nothing is left to compare.
+        """
+        self._check_known(levels)
+        factors = tuple(
+            replace(f, levels=tuple(level for level in f.levels if self._stays(f, level, levels))) for f in self.factors
+        )
+        names = {" / ".join(c) for c in itertools.product(*([level.name for level in f.levels] for f in factors))}
+        paper = self.paper
+        if paper is not None:
+            paper = replace(paper, figures={name: text for name, text in paper.figures.items() if name in names})
+        return replace(self, factors=factors, paper=paper)
+
+    def _stays(self, factor: Factor, level: Level, levels: Mapping[str, Collection[str]]) -> bool:
+        base = (factor.name, level.name) == (self.compare, self.baseline)
+        return base or factor.name not in levels or level.name in levels[factor.name]
+
+    def _check_known(self, levels: Mapping[str, Collection[str]]) -> None:
+        for name, wanted in levels.items():
+            factor = next((f for f in self.factors if f.name == name), None)
+            if factor is None:
+                raise ConfigError(f"the study '{self.name}' has no factor '{name}'; there is {_listed(self.factors)}")
+            known = [level.name for level in factor.levels]
+            for level in wanted:
+                if level not in known:
+                    raise ConfigError(
+                        f"'{name}' has no level '{level}'.{did_you_mean(level, known)} There are {', '.join(known)}"
+                    )
+
     def tiny(self) -> Definition:
         """The smallest study with the same cells, but for the seeds: it shows that everything works, and no more."""
         settings: dict[str, Any] = copy.deepcopy(dict(self.settings))
         varied = set().union(*(f.settings for f in self.factors))
-        usual = make_config(self.recipe, **self.overrides(self.cells[0]))
-        small = {k: v for k, v in _TINY.items() if k not in varied}
-        if usual.schedule != "step":
-            small.pop("milestones", None)
-        _merge(settings, small)
-        if usual.data == "shapes":
-            _merge(settings, {"data_options": dict(_TINY_SHAPES)})
-        return replace(self, settings=settings, seeds=min(self.seeds, _TINY_SEEDS), wiring=True, sections=())
+        small = self.kind.small(self.config(self.cells[0]))
+        _merge(settings, {name: value for name, value in small.items() if name not in varied})
+        start = self.pretraining
+        if start is not None:
+            start = replace(start, settings={**start.settings, **KINDS["classifiers"].small(self.start(self.cells[0]))})
+        return replace(
+            self, settings=settings, pretraining=start, seeds=min(self.seeds, _TINY_SEEDS), wiring=True, sections=()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as JSON-able values, of which `from_dict` makes it again."""
@@ -340,8 +454,11 @@ class Definition:
         same = {name: value for name, value in asdict(self.config(self.cells[0])).items() if name not in apart}
         same |= {name: self.settings[name] for name in varied if name in self.settings}
         same["data"] = Path(str(same.get("data", ""))).name
+        if self.pretraining is not None:
+            same["pretraining"] = asdict(self.pretraining)
         factors = {f.name: {level.name: dict(level.settings) for level in f.levels} for f in self.factors}
-        whole = {"compare": self.compare, "baseline": self.baseline, "factors": factors, "settings": same}
+        asked = {name: getattr(self, name) for name in FINGERPRINT}
+        whole = {**asked, "factors": factors, "settings": same}
         return dict(json.loads(json.dumps(whole)))
 
     def _factor(self, name: str) -> Factor:
@@ -374,11 +491,10 @@ def load_study(name_or_path: str) -> Definition:
 
 
 _KEYS = {
-    "name": str, "title": str, "question": str, "factors": dict, "compare": str, "baseline": str, "seeds": int,
-    "recipe": str, "settings": dict, "trend": str, "spread": float, "spread_source": str, "paper": dict, "needs": str,
-    "wiring": bool, "sections": list,
+    "name": str, "title": str, "question": str, "trains": str, "metric": str, "factors": dict, "compare": str,
+    "baseline": str, "seeds": int, "recipe": str, "settings": dict, "pretraining": dict, "trend": str,
+    "spread": float, "spread_source": str, "paper": dict, "needs": str, "wiring": bool, "sections": list,
 }  # fmt: skip
-_SECTIONS = ("samples", "masks", "times")
 
 
 def _from_values(values: dict[str, Any], origin: str) -> Definition:
@@ -391,15 +507,18 @@ def _from_values(values: dict[str, Any], origin: str) -> Definition:
     for key in ("factors", "seeds"):
         if key not in values:
             raise ConfigError(f"{origin} has no '{key}'; a study needs factors and seeds")
-    factors = tuple(_factor(str(name), levels, origin) for name, levels in values["factors"].items())
+    trains = values.get("trains") or "classifiers"
+    if trains not in KINDS:
+        raise ConfigError(f"{origin}: trains={trains!r} must be one of {', '.join(KINDS)}")
+    factors = tuple(_factor(str(name), levels, KINDS[trains], origin) for name, levels in values["factors"].items())
     if not factors:
         raise ConfigError(f"{origin} has no factors, so its grid is empty; name at least one, with two levels")
     compare = values.get("compare", factors[0].name)
     compared = next((f for f in factors if f.name == compare), None)
     if compared is None:
         raise ConfigError(f"{origin}: compare names the factor '{compare}', but there is {_listed(factors)}")
-    rest = {key: values[key] for key in values.keys() - {"factors", "compare", "paper", "sections"}}
-    paper = values.get("paper")
+    rest = {key: values[key] for key in values.keys() - {"factors", "compare", "paper", "pretraining", "sections"}}
+    paper, start = values.get("paper"), values.get("pretraining")
     return Definition(
         **{
             "title": rest["name"], "question": "", "baseline": compared.levels[0].name if compared.levels else "",
@@ -408,6 +527,7 @@ def _from_values(values: dict[str, Any], origin: str) -> Definition:
         factors=factors,
         compare=compare,
         paper=None if paper is None else _paper(paper, origin),
+        pretraining=None if start is None else _pretraining(start, origin),
         sections=tuple(values.get("sections") or ()),
     )  # fmt: skip
 
@@ -426,7 +546,7 @@ def _typed(key: str, value: Any, origin: str) -> Any:  # noqa: ANN401  # what YA
     return value
 
 
-def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # what YAML holds
+def _factor(name: str, levels: Any, kind: Kind[Any, Any], origin: str) -> Factor:  # noqa: ANN401  # what YAML holds
     """A factor from names of levels with their settings, or from a list of values of the setting it is named after."""
     if not levels or not isinstance(levels, Mapping | Sequence) or isinstance(levels, str):
         raise ConfigError(f"{origin}: the factor '{name}' has no levels, so the grid is empty; give it at least two")
@@ -434,9 +554,9 @@ def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # w
         pairs = [(str(level), {} if settings is None else settings) for level, settings in levels.items()]
     else:
         setting = name.partition(".")[0]
-        if setting not in types_of(TrainConfig):
+        if setting not in types_of(kind.settings):
             raise ConfigError(
-                f"{origin}: the factor '{name}' is no setting of `sgenet train`.{_meant(setting)} "
+                f"{origin}: the factor '{name}' is no setting of `sgenet {kind.command}`.{_meant(setting, kind)} "
                 "A factor with a list of values must be named like one; any other needs settings for each level"
             )
         pairs = [(str(value), _nested(name, value)) for value in levels]
@@ -444,16 +564,24 @@ def _factor(name: str, levels: Any, origin: str) -> Factor:  # noqa: ANN401  # w
         if not isinstance(settings, Mapping):
             raise ConfigError(f"{origin}: the level '{level}' of '{name}' must hold settings, not {settings!r}")
         for setting in settings:
-            if setting not in types_of(TrainConfig):
+            if setting not in types_of(kind.settings):
                 raise ConfigError(
-                    f"{origin}: the factor '{name}' varies '{setting}', which is no setting of `sgenet train`."
-                    f"{_meant(setting)}"
+                    f"{origin}: the factor '{name}' varies '{setting}', which is no setting of "
+                    f"`sgenet {kind.command}`.{_meant(setting, kind)}"
                 )
     return Factor(name, tuple(Level(level, dict(settings)) for level, settings in pairs))
 
 
-def _meant(setting: object) -> str:
-    return did_you_mean(str(setting), types_of(TrainConfig))
+def _meant(setting: object, kind: Kind[Any, Any]) -> str:
+    return did_you_mean(str(setting), types_of(kind.settings))
+
+
+def _pretraining(values: Mapping[str, Any], origin: str) -> Pretraining:
+    unknown = values.keys() - set(Pretraining.__dataclass_fields__)
+    settings = values.get("settings") or {}
+    if unknown or not isinstance(settings, Mapping):
+        raise ConfigError(f"{origin}: pretraining holds recipe and settings, not {dict(values)}")
+    return Pretraining(values.get("recipe"), dict(settings))
 
 
 def _paper(values: Mapping[str, Any], origin: str) -> Paper:
@@ -482,10 +610,25 @@ def _check(study: Definition) -> None:
         known = ", ".join(level.name for level in study.factor.levels)
         raise ConfigError(f"baseline='{study.baseline}' is no level of '{study.compare}'; there are {known}")
     _check_trend(study)
+    _check_metric(study)
     _check_extras(study)
     if study.needs is None:
         for combination in study.combinations:
             study.config(Cell(combination, 0))
+            study.start(Cell(combination, 0))
+
+
+def _check_metric(study: Definition) -> None:
+    keys = [metric.key for metric in study.kind.metrics if metric.key != START]
+    if study.metric is not None and study.metric not in keys:
+        raise ConfigError(f"metric='{study.metric}' must be one of {', '.join(keys)}")
+    if study.pretraining is None:
+        return
+    if not study.kind.pretrains:
+        raise ConfigError(f"pretraining is for detectors, which start from a classifier, not for {study.trains}")
+    for name in ("backbone_weights", "pretrained"):
+        if study.settings.get(name) or any(name in factor.settings for factor in study.factors):
+            raise ConfigError(f"{name} and pretraining are two starts; leave out one of them")
 
 
 def _check_extras(study: Definition) -> None:
@@ -494,12 +637,13 @@ def _check_extras(study: Definition) -> None:
         other = folders.setdefault(Cell(combination, 0).folder, combination.name)
         if other != combination.name:
             raise ConfigError(f"'{other}' and '{combination.name}' would share a folder; give one of them another name")
-    unknown = set(study.sections) - set(_SECTIONS)
+    unknown = set(study.sections) - set(study.kind.sections)
     if unknown:
-        raise ConfigError(f"sections may be {', '.join(_SECTIONS)}, not {', '.join(sorted(unknown))}")
+        known = ", ".join(study.kind.sections) or "none"
+        raise ConfigError(f"sections of {study.trains} may be {known}, not {', '.join(sorted(unknown))}")
     for setting in study.settings:
-        if setting not in types_of(TrainConfig):
-            raise ConfigError(f"settings: there is no setting '{setting}'.{_meant(setting)}")
+        if setting not in types_of(study.kind.settings):
+            raise ConfigError(f"settings: there is no setting '{setting}'.{_meant(setting, study.kind)}")
 
 
 def _check_levels(study: Definition, factor: Factor) -> None:
@@ -525,6 +669,10 @@ def _check_trend(study: Definition) -> None:
         raise ConfigError(f"trend='{study.trend}' must be a factor other than '{study.compare}'; there is {others}")
     if len(factor.levels) < 2 or any(level.number is None for level in factor.levels):
         raise ConfigError(f"the levels of '{study.trend}' must be two numbers or more to show a trend")
+
+
+def _folder(key: str) -> str:
+    return re.sub(r"[^\w.+=-]+", "_", key.replace(", ", "-"))
 
 
 def _listed(factors: Sequence[Factor]) -> str:

@@ -13,15 +13,17 @@ from markupsafe import Markup
 from sgenet.errors import RunError
 from sgenet.study import charts
 from sgenet.study.analysis import Analysis
+from sgenet.study.kinds.kind import text_of
 from sgenet.study.sections import Sections
 from sgenet.study.statistics import smallest_difference
-from sgenet.study.table import cells_csv, columns, markdown, rows_csv
+from sgenet.study.table import cells_csv, columns, further_columns, markdown, rows_csv
 from sgenet.study.wording import (
     WIRING,
     answer,
     courses,
     detectable,
     failures,
+    further,
     outlook,
     sentences,
 )
@@ -100,6 +102,10 @@ def _variables(analysis: Analysis, costs: Costs, sections: Sections) -> dict[str
         "detectable": detectable(definition, definition.spread, definition.spread_source),
         "seen": _seen(analysis),
         "columns": columns(analysis, costs),
+        "further": further(analysis),
+        "further_columns": further_columns(analysis),
+        "metric": definition.compared,
+        "other_metrics": [m for m in definition.kind.metrics if m != definition.compared],
         "levels": len(definition.factors),
         "rows": analysis.rows,
         "tones": charts.tones(analysis),
@@ -110,7 +116,7 @@ def _variables(analysis: Analysis, costs: Costs, sections: Sections) -> dict[str
         "curves": [_curves(analysis, block) for block in analysis.blocks if any(row.results for row in block.rows)],
         "cost_charts": _cost_charts(analysis, costs),
         "settings": _settings(analysis),
-        "varied": {f.name: {level.name: _words(level.settings) for level in f.levels} for f in definition.factors},
+        "varied": {f.name: {level.name: text_of(level.settings) for level in f.levels} for f in definition.factors},
         "machines": _machines(analysis),
         "commands": [(s, r.command) for row in analysis.rows for s, r in sorted(row.results.items())],
         "sections": sections,
@@ -122,11 +128,12 @@ def _both(chart: Any, analysis: Analysis) -> dict[str, Markup]:  # noqa: ANN401 
 
 
 def _curves(analysis: Analysis, block: Any) -> dict[str, Any]:  # noqa: ANN401  # a Block
-    accuracy = "Top-1 on the validation images, percent"
+    metric = analysis.definition.compared
+    label = f"{metric.title} on the validation images, percent"
     return {
         "name": block.name,
-        "accuracy": charts.curve_chart(analysis, block, lambda row: row.val_top1, accuracy, _PANEL),
-        "loss": charts.curve_chart(analysis, block, lambda row: row.train_loss, "Training loss", _PANEL),
+        "figure": charts.curve_chart(analysis, block, metric.key, label, _PANEL),
+        "loss": charts.curve_chart(analysis, block, "train_loss", "Training loss", _PANEL),
     }
 
 
@@ -134,9 +141,10 @@ def _cost_charts(analysis: Analysis, costs: Costs) -> list[tuple[str, Markup]]:
     each = [[costs.get(row.combination.name) for row in block.rows] for block in analysis.blocks]
     if not costs or not analysis.finished or (len(each) > 1 and all(block == each[0] for block in each)):
         return []  # where circumstances cost nothing, their points would lie on each other
+    where = f" in {counted}" if (counted := analysis.definition.kind.counted) else ""
     kinds = (
-        ("macs", "million multiply-adds an image"),
-        ("bytes_moved", "memory traffic, MB an image"),
+        ("macs", f"million multiply-adds an image{where}"),
+        ("bytes_moved", f"memory traffic{where}, MB an image"),
         ("parameters", "parameters, million"),
     )
     return [(label, charts.cost_chart(analysis, costs, kind, label, _PANEL)) for kind, label in kinds]
@@ -156,33 +164,20 @@ def _settings(analysis: Analysis) -> dict[str, str]:
     config = definition.config(definition.cells[0])
     varied = set().union(*(f.settings for f in definition.factors))
 
-    def options(name: str) -> str:
-        same = {key: v for key, v in getattr(config, name).items() if not {name, f"{name}.{key}"} & varied}
-        return _words(same, " with ")
-
     shown = {
         "recipe": definition.recipe or "default",
-        "data": f"{Path(config.data).name}{options('data_options')}",
-        "model": f"{config.model}{options('model_options')}",
-        "attention": f"{config.attention}{options('attention_options')}",
-        "image_size": f"{config.image_size} pixels",
-        "crop": f"{config.crop}{f', {config.pad} pixels' if config.crop == 'pad' else ''}; flip {config.flip:g}",
+        **definition.kind.described(config, varied),
         "epochs": str(config.epochs),
         "batch_size": str(config.batch_size),
         "optimizer": f"{config.optimizer}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}",
-        "lr": f"{config.lr:g}, {config.schedule}, {config.warmup_epochs:g} epochs of warm-up",
+        "lr": f"{config.lr:g}, {config.schedule}, {definition.kind.warmup(config)} of warm-up",
         "precision": config.precision,
     }
     shown = {name: text for name, text in shown.items() if name not in varied and text != "None"}
+    if definition.pretraining is not None:
+        start = definition.pretraining
+        shown["start"] = f"a classifier, trained by the recipe {start.recipe}{text_of(start.settings, ' with ')}"
     return shown | {"seeds": ", ".join(str(seed) for seed in range(definition.seeds))}
-
-
-def _words(settings: Mapping[str, Any], before: str = "") -> str:
-    parts = []
-    for name, value in settings.items():
-        inner = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-        parts.append(f"{name} {inner}".strip() if inner else f"no {name}")
-    return before + ", ".join(parts) if parts else ""
 
 
 def _machines(analysis: Analysis) -> list[dict[str, str]]:
@@ -203,10 +198,12 @@ def _machines(analysis: Analysis) -> list[dict[str, str]]:
 def _markdown(analysis: Analysis, costs: Costs) -> str:
     definition = analysis.definition
     parts = [f"# {definition.title}", definition.question, f"**{answer(analysis)}**"]
-    parts += [detectable(definition, definition.spread, definition.spread_source), markdown(analysis, costs)]
+    parts += [detectable(definition, definition.spread, definition.spread_source), markdown(columns(analysis, costs))]
     if definition.paper is not None:
         paper = definition.paper
         parts.append(f"Paper: {'. '.join(p for p in (paper.source, paper.setting, paper.differs) if p)}")
+    if table := further_columns(analysis):
+        parts += [f"Other figures of the same trainings. {further(analysis)}", markdown(table)]
     settings = "; ".join(f"{name}: {text}" for name, text in _settings(analysis).items())
     return "\n\n".join([*parts, *failures(analysis), f"Settings: {settings}"]) + "\n"
 

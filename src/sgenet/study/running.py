@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.analysis import Analysis, analyse
-from sgenet.study.definition import MACHINE_SETTINGS, Definition
+from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
 from sgenet.study.storage import HEARTBEAT_SECONDS, State, Storage, file_url
 from sgenet.study.working import STOPPED, URL_VARIABLE, Task
 
@@ -80,7 +80,7 @@ def run_study(
             are part of what makes a result repeatable bit for bit.
         heartbeat: Seconds between two signs of life of a worker; one that is silent for three times as long is taken
             for dead, and its cell given to another.
-        machine: Settings of `sgenet train` that belong to this machine: workers (of images), loader, accelerator,
+        machine: Settings of the training that belong to this machine: workers (of images), loader, accelerator,
             devices, and data where they lie elsewhere here.
         progress: Where to show how far the study is; the console if not given.
 
@@ -210,18 +210,12 @@ def _claim(output: Path, storage: str | None) -> None:
 
 def _costs(definition: Definition, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each combination's network costs; building them all also shows that their names and options are right."""
-    from sgenet.classification.images import open_config_data
-    from sgenet.classification.training import create_network
-    from sgenet.cost import count
-    from sgenet.study.definition import Cell
-
-    costs, classes = {}, None
+    kind, costs, classes = definition.kind, {}, None
     for combination in definition.combinations:
         config = definition.config(Cell(combination, 0), **machine)
         if classes is None:
-            classes = len(open_config_data(config).classes)
-        network = create_network(dataclasses.replace(config, pretrained=False), classes)
-        costs[combination.name] = dataclasses.asdict(count(network, (1, 3, config.image_size, config.image_size)))
+            classes = kind.classes(kind.open_data(config))
+        costs[combination.name] = kind.cost(config, classes)
     return costs
 
 
@@ -332,7 +326,7 @@ class _Shown:
 
     def __init__(self, definition: Definition, progress: Progress) -> None:
         self._definition, self._progress = definition, progress
-        self._epochs = definition.config(definition.cells[0]).epochs
+        self._epochs, self._metric = definition.config(definition.cells[0]).epochs, definition.compared
         self._cells = {cell.key for cell in definition.cells}
         self._told: set[str] | None = None
         self._done = 0
@@ -350,17 +344,16 @@ class _Shown:
             self._progress.start(self._definition.name, len(self._cells) * self._epochs, done)
         metrics = {"trained": float(len(finished))}
         if running:
-            metrics["top1"] = running[-1][1]
+            metrics[self._metric.name] = running[-1][1]
         for _ in range(done - self._done):
             self._progress.advance(metrics)
         self._done = max(done, self._done)
         for key in sorted(finished - self._told):
             result = state.results[key]
-            seconds = sum(row.seconds for row in result.history)
+            seconds = sum(row["seconds"] for row in result.history)
+            found = f"{self._metric.name} {result.last(self._metric.key):.2f}%"
             self._told.add(key)
-            self._progress.line(
-                f"[{len(self._told)}/{len(self._cells)}] {key}: top-1 {result.top1:.2f}%, {seconds:.0f} s of training"
-            )
+            self._progress.line(f"[{len(self._told)}/{len(self._cells)}] {key}: {found}, {seconds:.0f} s of training")
         for key in sorted(state.failed.keys() - self._told):
             self._told.add(key)
             self._progress.line(f"failed: {key}: {state.failed[key]}")

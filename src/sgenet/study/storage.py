@@ -11,12 +11,13 @@ Everything a report needs is in the storage; run folders may lie on other machin
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +29,8 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sgenet.classification.history import EpochRow
 from sgenet.errors import ConfigError, RunError
-from sgenet.study.definition import Cell, Definition
+from sgenet.study.definition import FINGERPRINT, Cell, Definition
 from sgenet.study.locking import alone
 
 __all__ = ["Claim", "Result", "State", "Storage", "Superseded", "file_url", "shown_url"]
@@ -55,32 +55,38 @@ class Result:
     """What a cell's training came to.
 
     Attributes:
-        history: One row an epoch.
+        history: One row an epoch: figures by the name of their column.
         command: The command line that repeats it.
         run: Its run folder, on the machine that finished it.
         environment: Of that machine, see `describe_environment`.
     """
 
-    history: tuple[EpochRow, ...]
+    history: tuple[Mapping[str, float], ...]
     command: str
     run: str
     environment: Mapping[str, Any]
 
-    @property
-    def top1(self) -> float:
-        """Validation top-1 of the last epoch, percent."""
-        return self.history[-1].val_top1
+    def last(self, column: str) -> float:
+        """A figure of the last epoch; nan where it has none."""
+        return self.history[-1].get(column, math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able values."""
-        rows = [list(asdict(row).values()) for row in self.history]
-        return {"history": rows, "command": self.command, "run": self.run, "environment": dict(self.environment)}
+        """JSON-able values; a figure that is no number is None in them."""
+        columns = list(self.history[0])
+        rows = [[row[name] if math.isfinite(row[name]) else None for name in columns] for row in self.history]
+        return {
+            "columns": columns,
+            "history": rows,
+            "command": self.command,
+            "run": self.run,
+            "environment": dict(self.environment),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Result:
         """What `to_dict` gave."""
-        names = [item.name for item in fields(EpochRow)]
-        history = tuple(EpochRow(**dict(zip(names, row, strict=True))) for row in values["history"])
+        rows = [[math.nan if value is None else value for value in row] for row in values["history"]]
+        history = tuple(dict(zip(values["columns"], row, strict=True)) for row in rows)
         return cls(history, values["command"], values["run"], values["environment"])
 
 
@@ -90,7 +96,7 @@ class State:
 
     Attributes:
         results: By cell.
-        running: Cells at work, each with the last epoch that it has told of and that epoch's top-1, or None.
+        running: Cells at work, each with the last epoch that it has told of and that epoch's figure, or None.
         waiting: Cells that nobody has taken.
         failed: Cells that cannot be trained, with the reason.
     """
@@ -108,18 +114,18 @@ class Claim:
         cell: Which.
     """
 
-    def __init__(self, cell: Cell, storage: RDBStorage, trial: int) -> None:
+    def __init__(self, cell: Cell, storage: RDBStorage, trial: int, column: str) -> None:
         self.cell = cell
-        self._storage, self._trial = storage, trial
+        self._storage, self._trial, self._column = storage, trial, column
 
-    def report(self, row: EpochRow) -> None:
-        """Tell of an epoch.
+    def report(self, epoch: int, figure: float) -> None:
+        """Tell of an epoch, and of the figure that the study compares.
 
         Raises:
             Superseded: If the cell is another worker's now.
         """
         with self._mine():
-            self._storage.set_trial_intermediate_value(self._trial, row.epoch, row.val_top1)
+            self._storage.set_trial_intermediate_value(self._trial, epoch, figure)
 
     def fail(self, reason: str) -> None:
         """The cell cannot be trained.
@@ -132,14 +138,18 @@ class Claim:
             self._storage.set_trial_state_values(self._trial, TrialState.FAIL)
 
     def complete(self, result: Result) -> None:
-        """The cell has been trained.
+        """The cell has been trained; it failed where the figure that the study compares is no number.
 
         Raises:
             Superseded: As `report`.
         """
+        figure = result.last(self._column)
+        if not math.isfinite(figure):
+            self.fail(f"its {self._column} is no number: the validation images have nothing to measure it on")
+            return
         with self._mine():
             self._storage.set_trial_user_attr(self._trial, _RESULT, result.to_dict())
-            self._storage.set_trial_state_values(self._trial, TrialState.COMPLETE, [result.top1])
+            self._storage.set_trial_state_values(self._trial, TrialState.COMPLETE, [figure])
 
     def give_back(self) -> None:
         """Let the cell wait for another worker, or another time.
@@ -374,7 +384,7 @@ class Storage:
             self._storage.set_trial_user_attr(trial, _SESSION, session)
             self._storage.record_heartbeat(trial)  # first: what runs without one would never be found silent
             self._storage.set_trial_state_values(trial, TrialState.RUNNING)
-            return Claim(cell, self._storage, trial)
+            return Claim(cell, self._storage, trial, definition.compared.key)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._opened().get_trials(deepcopy=False)
@@ -453,9 +463,7 @@ def _check_same(before: Definition, now: Definition, name: str) -> None:
     old, new = before.fingerprint(), now.fingerprint()
     if old == new:
         return
-    changed = [
-        f"{key}: {old[key]!r} there, {new[key]!r} here" for key in ("compare", "baseline") if old[key] != new[key]
-    ]
+    changed = [f"{key}: {old[key]!r} there, {new[key]!r} here" for key in FINGERPRINT if old[key] != new[key]]
     changed += _changed_factors(old["factors"], new["factors"])
     for key in sorted(old["settings"].keys() | new["settings"].keys()):
         there, here = old["settings"].get(key), new["settings"].get(key)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sgenet.bench.table import aligned
-from sgenet.study.analysis import Analysis, Difference, Row
+from sgenet.study.analysis import Analysis, Difference, Further, Row
 from sgenet.study.definition import Definition
-from sgenet.study.wording import answer, detectable, failures, mean_and_spread, signed, span
+from sgenet.study.wording import answer, detectable, failures, further, mean_and_spread, signed, span
 
-__all__ = ["Cell", "Column", "cells_csv", "columns", "markdown", "plan", "rows_csv", "summary"]
+__all__ = ["Cell", "Column", "cells_csv", "columns", "further_columns", "markdown", "plan", "rows_csv", "summary"]
+
+_OF_AN_EPOCH = ("step", "lr", "images_per_second", "seconds")  # columns that say nothing of a whole training
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,13 @@ def columns(analysis: Analysis, costs: Mapping[str, Mapping[str, Any]]) -> list[
         costs: By the name of a combination, what its network costs.
 
     Returns:
-        Columns from left to right: levels, top-1, differences, costs, and what the paper has.
+        Columns from left to right: levels, the figure, differences, costs, and what the paper has.
     """
     rows, definition = analysis.rows, analysis.definition
-    factors = [*definition.circumstances, definition.factor]
-    found = [Column(f.name, "", "", [Cell(row.combination.levels[f.name]) for row in rows]) for f in factors]
-    top1 = [Cell(mean_and_spread(row), _plain_span(row.interval)) for row in rows]
+    found = _level_columns(analysis)
+    figures = [Cell(mean_and_spread(row), _plain_span(row.interval)) for row in rows]
     found += [
-        Column("top-1, %", "mean ± std", "95% interval", top1, True),
+        Column(f"{definition.compared.name}, %", "mean ± std", "95% interval", figures, True),
         *([] if analysis.complete else [Column("seeds", "", "", [Cell(str(len(row.results))) for row in rows])]),
         Column(f"minus {definition.baseline}", "points", "95% interval", [_gap(row.difference) for row in rows], True),
         Column("verdict", "", "p, Holm", [_judged(row) for row in rows], True),
@@ -73,19 +74,59 @@ def columns(analysis: Analysis, costs: Mapping[str, Mapping[str, Any]]) -> list[
     if costs:
         found += [
             Column("parameters", "", "MACs, million", [_size(costs, row) for row in rows]),
-            Column("memory", "MB an image", "", [_memory(costs, row) for row in rows]),
+            Column("memory", "MB an image", definition.kind.counted, [_memory(costs, row) for row in rows]),
         ]
     if definition.paper is not None and definition.paper.figures:
         found.append(Column("paper", definition.paper.metric, "", [Cell(row.paper or "–") for row in rows]))
     return found
 
 
-def markdown(analysis: Analysis, costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table as Markdown."""
-    table = columns(analysis, costs)
+def further_columns(analysis: Analysis) -> list[Column]:
+    """The table of the other figures of the same trainings, column by column; its rows are `analysis.rows`.
+
+    Args:
+        analysis: Of a study.
+
+    Returns:
+        Columns from left to right: levels, and two for each figure; nothing where there are no others.
+    """
+    rows = analysis.rows
+    metrics = [m for m in analysis.definition.kind.metrics if any(m == f.metric for row in rows for f in row.further)]
+    if not metrics:
+        return []
+    found = _level_columns(analysis)
+    for metric in metrics:
+        own = [next((f for f in row.further if f.metric == metric), None) for row in rows]
+        values = [Cell("–") if f is None else Cell(mean_and_spread(f), _further_gap(f)) for f in own]
+        found.append(Column(f"{metric.name}, %", "mean ± std", "difference (p, Holm)", values))
+    return found
+
+
+def _level_columns(analysis: Analysis) -> list[Column]:
+    definition = analysis.definition
+    factors = [*definition.circumstances, definition.factor]
+    return [Column(f.name, "", "", [Cell(row.combination.levels[f.name]) for row in analysis.rows]) for f in factors]
+
+
+def _further_gap(figure: Further) -> str:
+    if figure.difference is None:
+        return ""
+    p = figure.difference.adjusted_p
+    return signed(figure.difference.paired.difference) + ("" if p is None else f" ({_number(p)})")
+
+
+def markdown(table: Sequence[Column]) -> str:
+    """A table as Markdown.
+
+    Args:
+        table: From `columns` or `further_columns`.
+
+    Returns:
+        Its lines.
+    """
     heads = [", ".join(filter(None, (c.title, c.note))) + (f" ({c.detail})" if c.detail else "") for c in table]
     lines = [heads, ["---"] * len(heads)]
-    for i in range(len(analysis.rows)):
+    for i in range(len(table[0].cells)):
         cells = [c.cells[i] for c in table]
         lines.append([f"{cell.value} ({cell.detail})" if cell.detail else cell.value for cell in cells])
     return "\n".join("| " + " | ".join(_in_a_cell(text) for text in line) + " |" for line in lines)
@@ -100,11 +141,12 @@ def rows_csv(analysis: Analysis, costs: Mapping[str, Mapping[str, Any]]) -> str:
             {
                 **row.combination.levels,
                 "seeds": len(row.results),
-                "top1_mean": row.mean,
-                "top1_std": row.spread,
+                f"{row.metric.key}_mean": row.mean,
+                f"{row.metric.key}_std": row.spread,
                 **_figures("difference", row.difference),
                 **_figures("course", row.course),
                 "verdict": "" if row.difference is None else row.difference.verdict,
+                **_further_figures(analysis, row),
                 **{name: cost.get(name) for name in ("parameters", "macs", "elementwise", "bytes_moved")},
                 "paper": row.paper,
             }
@@ -122,13 +164,8 @@ def cells_csv(analysis: Analysis) -> str:
                 {
                     **row.combination.levels,
                     "seed": seed,
-                    "epochs": last.epoch,
-                    "top1": last.val_top1,
-                    "top5": last.val_top5,
-                    "val_loss": last.val_loss,
-                    "train_loss": last.train_loss,
-                    "train_top1": last.train_top1,
-                    "seconds": round(sum(epoch.seconds for epoch in result.history), 1),
+                    **{name: value for name, value in last.items() if name not in _OF_AN_EPOCH},
+                    "seconds": round(sum(epoch["seconds"] for epoch in result.history), 1),
                     "command": result.command,
                 }
             )
@@ -141,7 +178,7 @@ def summary(analysis: Analysis) -> str:
     factors = [*definition.circumstances, definition.factor]
     heads = [
         *(f.name for f in factors),
-        "top-1, %",
+        f"{definition.compared.name}, %",
         "seeds",
         f"minus {definition.baseline}",
         "95% interval",
@@ -153,7 +190,8 @@ def summary(analysis: Analysis) -> str:
         levels = [row.combination.levels[f.name] for f in factors]
         figures = [mean_and_spread(row), str(len(row.results)), gap.value, gap.detail or "–", judged.detail or "–"]
         lines.append([*levels, *figures, judged.value])
-    return "\n".join([aligned(lines[0], lines[1:], len(factors)), "", answer(analysis), *failures(analysis)])
+    said = [answer(analysis), *filter(None, [further(analysis)]), *failures(analysis)]
+    return "\n".join([aligned(lines[0], lines[1:], len(factors)), "", *said])
 
 
 def plan(definition: Definition) -> str:
@@ -173,7 +211,12 @@ def plan(definition: Definition) -> str:
             settings = ", ".join(f"{name}: {value}" for name, value in level.settings.items())
             lines.append(f"  {level.name:<14}{settings}{baseline}")
     shared = ", ".join(f"{name}: {value}" for name, value in definition.settings.items())
-    lines += [f"recipe: {definition.recipe or 'default'}", f"settings: {shared}", f"seeds: {definition.seeds}", ""]
+    lines += [f"recipe: {definition.recipe or 'default'}", f"settings: {shared}", f"seeds: {definition.seeds}"]
+    if definition.pretraining is not None:
+        before = ", ".join(f"{name}: {value}" for name, value in definition.pretraining.settings.items())
+        recipe = f"each starts from a classifier trained first, recipe: {definition.pretraining.recipe or 'default'}"
+        lines.append(", ".join(filter(None, (recipe, before))))
+    lines.append("")
     if definition.paper is not None:
         paper = definition.paper
         lines.append(". ".join(part for part in (f"paper: {paper.source}", paper.setting, paper.differs) if part))
@@ -212,6 +255,21 @@ def _course(difference: Difference | None) -> Cell:
         return Cell("–")
     p = difference.adjusted_p
     return Cell(signed(difference.paired.difference), "" if p is None else _number(p))
+
+
+def _further_figures(analysis: Analysis, row: Row) -> dict[str, Any]:
+    """Of every figure that some row has, so that all lines have the same columns."""
+    found: dict[str, Any] = {}
+    for metric in analysis.definition.kind.metrics:
+        if not any(metric == further.metric for other in analysis.rows for further in other.further):
+            continue
+        own = next((further for further in row.further if further.metric == metric), None)
+        found |= {
+            f"{metric.key}_mean": None if own is None else own.mean,
+            f"{metric.key}_std": None if own is None else own.spread,
+            **_figures(f"{metric.key}_difference", None if own is None else own.difference),
+        }
+    return found
 
 
 def _number(p: float) -> str:

@@ -7,50 +7,47 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sgenet.classification.config import TrainConfig, to_words
-from sgenet.classification.history import EpochRow
-from sgenet.study.definition import Definition
+from sgenet.study.definition import Cell, Definition
+from sgenet.study.kinds import KINDS, START, Kind
 from sgenet.study.locking import alone
 from sgenet.study.storage import Claim, Result
 from sgenet.training.environment import describe_environment
-from sgenet.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from sgenet.data import ClassificationData, ImageSource
+from sgenet.training.run_folder import Row, RunFolder
+from sgenet.training.settings import TrainingSettings
 
 __all__ = ["Images", "train_cell"]
 
 
 _KEPT = 4  # sets of generated images
+History = tuple[Mapping[str, float], ...]
 
 
 class Images:
     """The images of a study's trainings; what is drawn is drawn once for all that want the same."""
 
     def __init__(self) -> None:
-        self._drawn: dict[str, ClassificationData] = {}
+        self._drawn: dict[str, Any] = {}
 
-    def of(self, config: TrainConfig) -> ClassificationData:
+    def of(self, kind: Kind[Any, Any], config: Any) -> Any:  # noqa: ANN401  # settings and images of that kind
         """The images that the settings name; generated ones in memory.
 
         Args:
-            config: Of a training.
+            kind: Of the training.
+            config: Of the training.
 
         Returns:
             Training and validation images.
         """
-        from sgenet.classification.images import open_config_data
-
         if config.data != "shapes":
-            return open_config_data(config)
-        key = repr((config.data_options, config.image_size))
+            return kind.open_data(config)
+        size = getattr(config, "image_size", None) or config.min_size
+        key = repr((kind.name, config.data_options, size))
         if key not in self._drawn:
             if len(self._drawn) == _KEPT:
                 del self._drawn[next(iter(self._drawn))]
-            data = open_config_data(config)
-            self._drawn[key] = dataclasses.replace(data, train=_in_memory(data.train), val=_in_memory(data.val))
+            self._drawn[key] = kind.in_memory(kind.open_data(config))
         return self._drawn[key]
 
 
@@ -62,12 +59,12 @@ def train_cell(
     machine: Mapping[str, Any],
     stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train a cell, as far as that is not done yet.
+    """Train a cell, as far as that is not done yet, and before it the classifier that it starts from.
 
     Args:
         definition: The study.
         claim: The cell, and where to tell of its epochs.
-        output: The study's folder; the run goes to `runs/CELL` in it.
+        output: The study's folder; the run goes to `runs/CELL` in it, the classifier to `backbones/...`.
         images: Where its images come from.
         machine: Settings that belong to this machine.
         stopped: Asked at every step whether it is to stop.
@@ -80,32 +77,52 @@ def train_cell(
         Superseded: If the cell is another worker's now.
         KeyboardInterrupt: If it is to stop; what its last checkpoint has is kept.
     """
-    run = output / "runs" / claim.cell.folder
-    config = definition.config(claim.cell, run, **machine)
+    cell, kind, column = claim.cell, definition.kind, definition.compared.key
+    first = definition.start(cell, output, **machine)
+    found = {}
+    if first is not None:
+        classifier = _trained(KINDS["classifiers"], first, images, _Reporting(lambda row: None, stopped))
+        found[START] = classifier[-1]["val_top1"]
+    config = definition.config(cell, output, **machine)
+
+    def told(row: Row) -> None:
+        claim.report(row.epoch, getattr(row, column))
+
+    history = _trained(kind, config, images, _Reporting(told, stopped))
+    history = tuple({**row, **found} for row in history)
+    return Result(history, _command(definition, cell, machine), str(config.output), describe_environment())
+
+
+def _command(definition: Definition, cell: Cell, machine: Mapping[str, Any]) -> str:
+    """What repeats the training, where there is no study."""
+    config = dataclasses.replace(definition.config(cell, **machine), output=None)
+    words = ["sgenet", *definition.kind.command.split(), *definition.kind.words(config, definition.recipe)]
+    first = definition.start(cell, **machine)
+    if first is None or definition.pretraining is None:
+        return shlex.join(words)
+    classifiers = KINDS["classifiers"]
+    before = ["sgenet", *classifiers.command.split(), *classifiers.words(first, definition.pretraining.recipe)]
+    return f"{shlex.join(before)} && {shlex.join(words)}"
+
+
+def _trained(kind: Kind[Any, Any], config: TrainingSettings, images: Images, progress: _Reporting) -> History:
+    run = Path(str(config.output))
     run.parent.mkdir(parents=True, exist_ok=True)
-    with alone(run.with_name(f".{run.name}.lock")):  # one that was taken for dead may live, until its next epoch
-        history = _trained(config, run, lambda: images.of(config), _Reporting(claim.report, stopped))
-    words = ["sgenet", "train", *to_words(dataclasses.replace(config, output=None), definition.recipe)]
-    return Result(history, shlex.join(words), str(run), describe_environment())
+    # Another worker may be at it: one that needs the same classifier, or one that was taken for dead and lives on
+    # until its next epoch.
+    with alone(run.with_name(f".{run.name}.lock")):
+        folder = RunFolder(run)
+        rows = [*folder.read_metrics(kind.row)] if folder.metrics.is_file() else []
+        if len(rows) < config.epochs and _can_go_on(run, config):
+            rows = kind.resume(run, images.of(kind, config), progress)
+        elif len(rows) < config.epochs:
+            if run.exists():  # killed before its first checkpoint, it has learned nothing
+                shutil.rmtree(run)
+            rows = kind.train(config, images.of(kind, config), progress)
+    return tuple(dataclasses.asdict(row) for row in rows)
 
 
-def _trained(
-    config: TrainConfig, run: Path, data: Callable[[], ClassificationData], progress: _Reporting
-) -> tuple[EpochRow, ...]:
-    from sgenet.classification.training import resume, train
-
-    folder = RunFolder(run)
-    known = folder.read_metrics(EpochRow) if folder.metrics.is_file() else ()
-    if len(known) >= config.epochs:
-        return known
-    if _can_go_on(run, config):
-        return tuple(resume(run, data=data(), progress=progress).history)
-    if run.exists():  # killed before its first checkpoint, it has learned nothing
-        shutil.rmtree(run)
-    return tuple(train(config, data=data(), progress=progress).history)
-
-
-def _can_go_on(run: Path, config: TrainConfig) -> bool:
+def _can_go_on(run: Path, config: TrainingSettings) -> bool:
     """Whether a checkpoint is there to resume from.
 
     A run killed between its last checkpoint and the last line of its table lacks a figure: it is quickest begun anew.
@@ -115,19 +132,10 @@ def _can_go_on(run: Path, config: TrainConfig) -> bool:
     return (run / "checkpoints" / "index.json").is_file() and int(read_metadata(run)["epoch"]) < config.epochs
 
 
-def _in_memory(source: ImageSource) -> ImageSource:
-    import torch
-
-    from sgenet.data import ArraySource
-
-    images = torch.stack([source.load(i) for i in range(len(source))])
-    return ArraySource(images, source.labels, source.classes)
-
-
 class _Reporting:
     """Hands on the epochs of a training, and shows nothing: who runs the study shows all its trainings together."""
 
-    def __init__(self, report: Callable[[EpochRow], None], stopped: Callable[[], bool]) -> None:
+    def __init__(self, report: Callable[[Row], None], stopped: Callable[[], bool]) -> None:
         self._report, self._stopped = report, stopped
 
     def start(self, description: str, total_steps: int, completed: int = 0) -> None:
@@ -138,7 +146,7 @@ class _Reporting:
         if self._stopped():
             raise KeyboardInterrupt
 
-    def epoch(self, row: EpochRow) -> None:
+    def epoch(self, row: Row) -> None:
         """Tell the storage."""
         self._report(row)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sgenet.study.analysis import Analysis, Block, Difference, Row, Trend
+from sgenet.study.analysis import Analysis, Block, Difference, Further, Row, Trend
 from sgenet.study.definition import Definition
 from sgenet.study.statistics import POWER, needed_seeds, smallest_difference
 
@@ -16,6 +16,7 @@ __all__ = [
     "courses",
     "detectable",
     "failures",
+    "further",
     "mean_and_spread",
     "number_word",
     "outlook",
@@ -129,10 +130,12 @@ def _points(row: Row) -> float:
 
 def _trend(definition: Definition, trend: Trend) -> str:
     rest = ", ".join(f"{factor} {level}" for factor, level in trend.circumstances.items())
-    what = f"Top-1 of {trend.level} minus that of {definition.baseline}" + (f" (at {rest})" if rest else "")
+    what = f"{definition.compared.title} of {trend.level} minus that of {definition.baseline}"
+    what += f" (at {rest})" if rest else ""
     found = _difference(trend.slope, f"points for each unit of {trend.along}")
     if trend.slope.verdict == "untested":
-        return f"How {what[0].lower()}{what[1:]} changes with {trend.along} cannot be told from so few seeds: {found}."
+        inner = definition.compared.name + what.removeprefix(definition.compared.title)
+        return f"How {inner} changes with {trend.along} cannot be told from so few seeds: {found}."
     if trend.slope.verdict == "not significant":
         return f"{what} does not change significantly with {trend.along}: {found}."
     return (
@@ -202,6 +205,40 @@ def courses(analysis: Analysis) -> list[str]:
     return found
 
 
+def further(analysis: Analysis) -> str:
+    """What the other figures of the same trainings show, beside the one that the study asks about.
+
+    Args:
+        analysis: Of a study.
+
+    Returns:
+        Plain text; empty where there are no others, or nothing can be said.
+    """
+    if analysis.definition.wiring:
+        return ""
+    tested = [
+        (block, row, figure)
+        for block in analysis.blocks
+        for row in block.rows
+        for figure in row.further
+        if figure.difference is not None and figure.difference.verdict != "untested"
+    ]
+    if not tested:
+        return ""
+    baseline = analysis.definition.baseline
+    names = _listed(list(dict.fromkeys(figure.metric.name for _, _, figure in tested)))
+    corrected = "corrected for all these figures together"
+    found = [entry for entry in tested if entry[2].difference and entry[2].difference.verdict != "not significant"]
+    if not found:
+        return f"Of {names}, none differs significantly from that of {baseline}, {corrected}."
+    told = "; ".join(
+        f"{figure.metric.name} of {_name(block, row)} {_difference(figure.difference)}"
+        for block, row, figure in found
+        if figure.difference is not None
+    )
+    return f"Of {names}, significant ({corrected}): {told}."
+
+
 def failures(analysis: Analysis) -> list[str]:
     """Which trainings failed, and why."""
     return [f"{cell} failed: {reason}" for cell, reason in analysis.failed.items()]
@@ -269,8 +306,8 @@ def outlook(analysis: Analysis) -> str:
 # ------------------------------------------------------------------------------------------------- numbers
 
 
-def mean_and_spread(row: Row) -> str:
-    """Mean top-1 and the standard deviation of the seeds, percent."""
+def mean_and_spread(row: Row | Further) -> str:
+    """Mean and standard deviation of the seeds, percent."""
     if row.mean is None:
         return "–"
     return f"{row.mean:.2f}" + ("" if row.spread is None else f" ± {row.spread:.2f}")

@@ -1,0 +1,110 @@
+"""Studies of detectors: `sgenet detect train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sgenet.detection.config import DetectConfig, make_detect_config, to_detect_words
+from sgenet.detection.history import DetectRow
+from sgenet.study.kinds.kind import START, Kind, Metric, options_in_words
+from sgenet.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from sgenet.data import DetectionData
+    from sgenet.training.progress import Progress
+    from sgenet.training.run_folder import Row
+
+__all__ = ["Detection"]
+
+
+class Detection(Kind[DetectConfig, "DetectionData"]):
+    """Trainings of `sgenet detect train`, compared by AP of the boxes on the validation images."""
+
+    name: ClassVar[str] = "detectors"
+    command: ClassVar[str] = "detect train"
+    settings: ClassVar[type[TrainingSettings]] = DetectConfig
+    row: ClassVar[type[Row]] = DetectRow
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("ap", "AP", "is COCO's average precision of the boxes, over IoU 0.5 to 0.95 and all classes"),
+        Metric("ap50", "AP50", "counts boxes with an IoU of at least 0.5"),
+        Metric("ap75", "AP75", "counts boxes with an IoU of at least 0.75"),
+        Metric("ap_small", "APs", "is that of objects below 32² pixels"),
+        Metric("ap_medium", "APm", "is that of objects from 32² to 96² pixels"),
+        Metric("ap_large", "APl", "is that of larger objects"),
+        Metric("mask_ap", "mask AP", "is that of the masks"),
+        Metric("mask_ap50", "mask AP50", "counts masks with an IoU of at least 0.5"),
+        Metric(START, "top-1 at the start", "is that of the classifier whose weights the backbone starts from"),
+    )
+    decisive: ClassVar[tuple[str, ...]] = ("detector", "backbone_weights")
+    pretrains: ClassVar[bool] = True
+    counted: ClassVar[str] = "backbone and pyramid"
+
+    def make(self, recipe: str | None, **overrides: Any) -> DetectConfig:  # noqa: ANN401  # any setting
+        """See `Kind`."""
+        return make_detect_config(recipe, **overrides)
+
+    def words(self, config: DetectConfig, recipe: str | None) -> list[str]:
+        """See `Kind`."""
+        return to_detect_words(config, recipe or "2x")
+
+    def small(self, config: DetectConfig) -> dict[str, Any]:
+        """See `Kind`."""
+        small: dict[str, Any] = {"epochs": 2, "min_size": 64, "max_size": 64, "batch_size": 4, "warmup_steps": 0}
+        if config.schedule == "step":
+            small["milestones"] = [1]
+        if config.data == "shapes":
+            small["data_options"] = {"train_size": 8, "val_size": 4}
+        return small
+
+    def described(self, config: DetectConfig, varied: set[str]) -> dict[str, str]:
+        """See `Kind`."""
+        return {
+            "data": f"{Path(config.data).name}{options_in_words(config, 'data_options', varied)}",
+            "detector": f"{config.detector}{options_in_words(config, 'detector_options', varied)}",
+            "backbone": f"{config.backbone}{options_in_words(config, 'backbone_options', varied)}",
+            "attention": f"{config.attention}{options_in_words(config, 'attention_options', varied)}",
+            "min_size": f"short side {config.min_size} pixels, long side {config.max_size} at most",
+            "flip": f"{config.flip:g}",
+        }
+
+    def warmup(self, config: DetectConfig) -> str:
+        """See `Kind`."""
+        return f"{config.warmup_epochs:g} epochs" if config.warmup_epochs else f"{config.warmup_steps} steps"
+
+    def open_data(self, config: DetectConfig) -> DetectionData:
+        """See `Kind`."""
+        from sgenet.detection.images import open_config_data
+
+        return open_config_data(config)
+
+    def classes(self, data: DetectionData) -> int:
+        """See `Kind`."""
+        return len(data.classes)
+
+    def in_memory(self, data: DetectionData) -> DetectionData:
+        """As they are: they are drawn in a small part of the time that a detector takes for them."""
+        return data
+
+    def cost(self, config: DetectConfig, classes: int) -> dict[str, Any]:
+        """Of all parameters, and of the work in backbone and pyramid, whose size alone decides it."""
+        from sgenet.cost import count
+        from sgenet.detection.training import network_of
+
+        plain = dataclasses.replace(config, backbone_weights=None, pretrained=False, frozen_stages=0)
+        network = network_of(plain, classes)
+        cost = dataclasses.asdict(count(network.get_submodule("backbone"), (1, 3, config.min_size, config.min_size)))
+        return cost | {"parameters": sum(parameter.numel() for parameter in network.parameters())}
+
+    def train(self, config: DetectConfig, data: DetectionData, progress: Progress) -> list[Row]:
+        """See `Kind`."""
+        from sgenet.detection.training import train_detector
+
+        return [*train_detector(config, data=data, progress=progress).history]
+
+    def resume(self, run: Path, data: DetectionData, progress: Progress) -> list[Row]:
+        """See `Kind`."""
+        from sgenet.detection.training import resume_detector
+
+        return [*resume_detector(run, data=data, progress=progress).history]
