@@ -7,7 +7,7 @@ from sgenet.errors import ConfigError, DataError
 def test_shapes_with_its_options():
     options = {"image_size": 64, "noise": 0, "train_size": 5, "val_size": None}
     data = open_detection_data("shapes", seed=3, options=options)
-    assert (data.name, len(data.train), len(data.val), data.skipped) == ("shapes", 5, 400, ())
+    assert (data.name, len(data.train), len(data.val), data.skipped) == ("shapes", 5, 300, ())
     assert data.train.load(0).shape == (3, 64, 64)
     assert not data.train.load(0).equal(data.val.load(0))
     assert not data.train.load(0).equal(open_detection_data("shapes", seed=4, options=options).train.load(0))

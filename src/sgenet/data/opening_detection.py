@@ -18,7 +18,7 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 _SHAPES_OPTIONS = ("image_size", "noise", "train_size", "val_size")
 _COCO_OPTIONS = ("train_json", "val_json", "train_images", "val_images")
 _VOC_OPTIONS = ("train_set", "val_set")
-_SHAPES_TRAIN, _SHAPES_VAL = 2000, 400
+_SHAPES_TRAIN, _SHAPES_VAL = 1500, 300
 
 
 def open_detection_data(spec: str | Path, *, seed: int = 0, options: Mapping[str, Any] = _NO_OPTIONS) -> DetectionData:
@@ -32,8 +32,8 @@ def open_detection_data(spec: str | Path, *, seed: int = 0, options: Mapping[str
               images, as COCO has it, or with any COCO-format files that `options` name;
             - a folder with ``Annotations/*.xml``, ``JPEGImages`` and ``ImageSets/Main``, as Pascal VOC has it.
         seed: Decides which pictures ``shapes`` draws.
-        options: None stands for what is usual. For ``shapes``: image_size (128), noise, train_size (2000), val_size
-            (400). For COCO: train_json, val_json, train_images, val_images, paths from the folder. For VOC: train_set,
+        options: None stands for what is usual. For ``shapes``: image_size (128), noise, train_size (1500), val_size
+            (300). For COCO: train_json, val_json, train_images, val_images, paths from the folder. For VOC: train_set,
             val_set, names of lists of images.
 
     Returns:
