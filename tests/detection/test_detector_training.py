@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from sgenet.models import checkpoint_folder
 from sgenet.training import SilentProgress
 from sgenet.training.checkpointing import read_checkpoint
 from sgenet.training.run_folder import RunFolder
+from sgenet.training.settings import to_yaml
 
 NOTHING = Target(
     torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool), torch.zeros(0), None
@@ -138,3 +141,26 @@ def test_an_option_that_the_detector_lacks_is_named(shapes, config_at, tmp_path)
 def test_a_run_of_another_kind_is_named(trained):
     with pytest.raises(ConfigError, match="there is no setting 'detector'"):
         sgenet.evaluate(trained.run)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(config_at, tmp_path):
+    """RetinaNet draws no lots in training: up to rounding it is the same, whatever shares its batches and images."""
+    settings = {"detector": "retinanet", "norm": "group", "norm_eval": None, "precision": "32", "workers": 0, "epochs": 2}
+    settings |= {"data": "shapes", "data_options": {"train_size": 8, "val_size": 7}, "batch_size": 4}
+    one = train_detector(config_at(tmp_path / "one", **settings), progress=SilentProgress())
+    file = tmp_path / "two.yaml"
+    file.write_text(to_yaml(config_at(tmp_path / "two", devices="2", **settings)))
+    done = subprocess.run(
+        [sys.executable, "-m", "sgenet.cli", "detect", "train", "--config", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1
+    two = RunFolder(tmp_path / "two").read_metrics(DetectRow)
+    for row, other in zip(one.history, two, strict=True):
+        assert row.step == other.step
+        assert row.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+        assert row.ap == pytest.approx(other.ap, abs=0.5)

@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["StartingPoint", "same_start"]
 
 # What a comparison is about, and where something was computed, may differ.
-_COMPARED = frozenset({"model", "attention", "attention_options", "backbone", "backbone_weights"})
+_COMPARED = frozenset({"model", "attention", "attention_options", "backbone", "backbone_weights", "fpn_attention"})
 _CIRCUMSTANCES = frozenset({"output", "accelerator", "devices", "nodes", "loader", "workers", "compile"})
 _CIRCUMSTANCES |= {"channels_last", "checkpoint_every_steps"}
 # Named first, because they matter most.
