@@ -5,7 +5,8 @@
 
 FOLDER holds `cifar10.tar.xz` and `tiny-imagenet-000-049.tar.xz` (image folders: train/CLASS/*, val/CLASS/*). The
 comparisons are studies of the package on these images; a trial is one cell of one of them, trained by the package's own
-trainer with its images held on the GPU. A finished trial is one row of the CSV file and is not repeated, so that an
+trainer: a classifier with its images held on the GPU, or a detector, after the classifier that it starts from, on the
+drawn scenes of `shapes`. A finished trial is one row of the CSV file and is not repeated, so that an
 interrupted queue goes on where it was. Before the queue starts, the attention modules are compared between GPU and CPU.
 The table is printed last. It needs no database: the package's `sgenet study run` would ask for Optuna.
 """
@@ -16,6 +17,9 @@ import argparse
 import csv
 import dataclasses
 import datetime
+import importlib.util
+import json
+import math
 import os
 import platform
 import sys
@@ -32,7 +36,8 @@ import torch
 import torchvision
 
 import sgenet
-from sgenet.study.definition import Cell, Definition, load_study
+from sgenet.study.definition import Cell, Combination, Definition, load_study
+from sgenet.study.kinds import START
 from sgenet.study.statistics import compare, holm, standard_deviation
 from sgenet.training.progress import SilentProgress
 
@@ -52,15 +57,16 @@ ABLATIONS = (
 
 COLUMNS = (
     *("comparison", "data", "level", "seed", "epochs", "batch_size"),
-    *("network", "top1_last", "val_loss", "train_loss", "seconds"),
+    *("metric", "figure", "further", "train_loss", "seconds"),
     *("device", "torch", "torchvision", "sgenet", "date"),
 )
 KEY = 6  # columns
+DETECTORS_NEED = "faster_coco_eval"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A study on one of the data sets."""
+    """A study on one of the data sets: on that of an archive, or on `shapes`."""
 
     name: str
     data: str
@@ -116,6 +122,11 @@ def comparisons(tiny: bool) -> list[Comparison]:
         ),  # the rest
         Comparison("cifar10 resnet56", "cifar10", study(family, "cifar10", 5, first, model="resnet56_cifar", **CIFAR)),
     ]
+    if importlib.util.find_spec(DETECTORS_NEED) is not None:
+        asked = load_study("detectors").with_levels({"detector": ("retinanet",)})
+        found.insert(
+            3, Comparison("shapes retinanet", "shapes", asked.tiny() if tiny else asked.with_settings(seeds=3))
+        )
     # Its stages are told by the size of their maps, of which a half of the image's is the first.
     halved: dict[str, dict[str, Any]] = {"se-stages": {"model_options": {"stem_stride": 2}}}
     found += [
@@ -140,8 +151,8 @@ def unpack(archives: Path, target: Path, names: set[str], *, tiny: bool) -> dict
 
     Of a tiny queue's, a few images of each class.
     """
-    folders = {}
-    for name in sorted(names):
+    folders = {"shapes": Path("shapes")}
+    for name in sorted(names & ARCHIVES.keys()):
         archive = archives / ARCHIVES[name]
         if not archive.is_file():
             raise SystemExit(f"gpu_evidence: {archive} is missing; give the folder that holds it with --data")
@@ -190,16 +201,25 @@ def check_modules(device: str) -> None:
 
 def run_trial(trial: Trial, folder: Path, scratch: Path, accelerator: str) -> dict[str, Any]:
     """Train once; return the row of the CSV file."""
-    output = scratch / f"{trial.cell.folder}-{os.getpid()}-{time.time_ns()}"
-    machine = {"data": str(folder), "accelerator": accelerator, "devices": "1", "loader": "resident"}
-    config = trial.comparison.study.config(trial.cell, output, **machine)
+    study, cell = trial.comparison.study, trial.cell
+    output = scratch / f"{cell.folder}-{os.getpid()}-{time.time_ns()}"
+    machine = {"data": str(folder), "accelerator": accelerator, "devices": "1"}
+    resident = {"loader": "resident"}
+    start = study.start(cell, output, **machine, **resident)
+    config = study.config(cell, output, **machine, **(resident if study.trains == "classifiers" else {}))
     began = time.perf_counter()
-    last = sgenet.train(config, progress=SilentProgress()).history[-1]
+    found: dict[str, float] = {}
+    if start is not None:
+        found[START] = sgenet.train(start, progress=SilentProgress()).history[-1].val_top1
+    (*_, row) = study.kind.train(config, study.kind.open_data(config), SilentProgress())
+    last = dataclasses.asdict(row) | found
+    further = {m.key: round(last[m.key], 3) for m in study.kind.metrics if math.isfinite(last.get(m.key, math.nan))}
+    further.pop(study.compared.key, None)
     figures = (
-        config.model,
-        f"{last.val_top1:.3f}",
-        f"{last.val_loss:.5f}",
-        f"{last.train_loss:.5f}",
+        study.compared.key,
+        f"{last[study.compared.key]:.3f}",
+        json.dumps(further),
+        f"{last['train_loss']:.5f}",
         f"{time.perf_counter() - began:.1f}",
         device_name(accelerator),
         torch.__version__,
@@ -236,9 +256,9 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def print_table(rows: list[dict[str, str]], tiny: bool) -> None:
     """Mean and standard deviation over seeds; the difference to the baseline, paired by seed, with its p after Holm."""
-    print("\ntop-1 of the last epoch, percent: mean ± std over seeds; difference paired by seed, 95% interval; p: Holm")
+    print("\nlast epoch, percent: mean ± std over seeds; difference paired by seed, 95% interval; p: Holm")
     print(
-        f"{'comparison':24s} {'level':18s} {'seeds':>5s} {'top-1':>14s} {'difference':>30s} {'p':>7s} {'seconds':>8s}"
+        f"{'comparison':24s} {'level':18s} {'seeds':>5s} {'figure':>20s} {'difference':>30s} {'p':>7s} {'seconds':>8s}"
     )
     whole = {comparison.name: comparison for comparison in comparisons(tiny)}  # of two of a name the larger one
     for comparison in whole.values():
@@ -252,27 +272,34 @@ def print_comparison(comparison: Comparison, rows: list[dict[str, str]]) -> None
     by_level: dict[str, dict[str, dict[str, str]]] = {}
     for row in rows:
         by_level.setdefault(row["level"], {})[row["seed"]] = row
-    base = by_level.get(comparison.study.baseline, {})
+    plain_one = next(row.name for row in comparison.study.combinations if is_baseline(comparison.study, row))
+    base = by_level.get(plain_one, {})
     found = {}
     for level, by_seed in by_level.items():
         seeds = sorted(by_seed.keys() & base.keys())
-        if level != comparison.study.baseline and seeds:
-            own, plain = ([float(which[s]["top1_last"]) for s in seeds] for which in (by_seed, base))
+        if level != plain_one and seeds:
+            own, plain = ([float(which[s]["figure"]) for s in seeds] for which in (by_seed, base))
             found[level] = compare(own, plain, comparison.study.comparisons)
     tested = [level for level in found if found[level].p is not None]
     p_values = holm([found[level].p or 0.0 for level in tested], comparison.study.comparisons)
     adjusted = dict(zip(tested, p_values, strict=True))
     for level, by_seed in by_level.items():
-        top1 = [float(row["top1_last"]) for row in by_seed.values()]
+        figures = [float(row["figure"]) for row in by_seed.values()]
         seconds = mean(float(row["seconds"]) for row in by_seed.values())
         difference, p = "", f"{adjusted[level]:.3f}" if level in adjusted else ""
         if level in found:
             low, high = found[level].interval or (float("nan"), float("nan"))
             difference = f"{found[level].difference:+.2f} ({low:+.2f} to {high:+.2f})"
         print(
-            f"{comparison.name:24s} {level:18s} {len(top1):5d} {spread(top1):>14s} {difference:>30s} {p:>7s} "
+            f"{comparison.name:24s} {level:18s} {len(figures):5d} "
+            f"{f'{comparison.study.compared.name} {spread(figures)}':>20s} {difference:>30s} {p:>7s} "
             f"{seconds:8.1f}{'  over the limit' if seconds > LIMIT_SECONDS else ''}"
         )
+
+
+def is_baseline(study: Definition, combination: Combination) -> bool:
+    """Whether the others are compared with it; all these studies have one set of circumstances."""
+    return combination.levels[study.compare] == study.baseline
 
 
 def spread(values: list[float]) -> str:
@@ -328,7 +355,7 @@ def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scra
         write_rows(results, rows)
         longest = max(longest, float(row["seconds"]))
         print(
-            f"[{number}/{len(trials)}] {' '.join(trial.key)}: top-1 {row['top1_last']} % in {row['seconds']} s",
+            f"[{number}/{len(trials)}] {' '.join(trial.key)}: {row['metric']} {row['figure']} % in {row['seconds']} s",
             flush=True,
         )
 
