@@ -60,5 +60,5 @@ def trained(shapes: DetectionData, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def boxes_run(shapes: DetectionData, tmp_path_factory: pytest.TempPathFactory) -> DetectResult:
     """A finished training of a detector without masks."""
-    config = small_config(tmp_path_factory.mktemp("runs") / "boxes")
+    config = small_config(tmp_path_factory.mktemp("runs") / "boxes", "cascade_rcnn")
     return train_detector(config, data=shapes, progress=SilentProgress())

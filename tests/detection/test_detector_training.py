@@ -66,6 +66,19 @@ def test_the_evaluation_of_a_run_is_its_last_validation(trained, shapes):
     assert 100 * found.masks.figures["AP50"] == last.mask_ap50
 
 
+def test_the_first_stages_of_a_cascade_can_be_judged_alone(boxes_run, trained, shapes, tmp_path):
+    found = {}
+    for stages in (None, 3, 1):
+        evaluate_run(boxes_run.run, data=shapes, stages=stages, results=tmp_path / f"{stages}.json")
+        found[stages] = json.loads((tmp_path / f"{stages}.json").read_text())
+    assert found[3] == found[None]
+    assert found[1] != found[None]
+    with pytest.raises(ConfigError, match="test_stages=4 is not possible"):
+        evaluate_run(boxes_run.run, data=shapes, stages=4)
+    with pytest.raises(ConfigError, match=r"stages=1 is for cascades;.*is a mask_rcnn"):
+        evaluate_run(trained.run, data=shapes, stages=1)
+
+
 @pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
 def test_resuming_is_the_same_training_bit_for_bit(detector, shapes, config_at, tmp_path, stop_at, stop_error):
     settings = {"detector": detector, "checkpoint_every_steps": 2}
@@ -146,7 +159,14 @@ def test_a_run_of_another_kind_is_named(trained):
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(config_at, tmp_path):
     """RetinaNet draws no lots in training: up to rounding it is the same, whatever shares its batches and images."""
-    settings = {"detector": "retinanet", "norm": "group", "norm_eval": None, "precision": "32", "workers": 0, "epochs": 2}
+    settings = {
+        "detector": "retinanet",
+        "norm": "group",
+        "norm_eval": None,
+        "precision": "32",
+        "workers": 0,
+        "epochs": 2,
+    }
     settings |= {"data": "shapes", "data_options": {"train_size": 8, "val_size": 7}, "batch_size": 4}
     one = train_detector(config_at(tmp_path / "one", **settings), progress=SilentProgress())
     file = tmp_path / "two.yaml"

@@ -101,6 +101,7 @@ def _eval(words: list[str]) -> int:
     parser.add_argument("--results", metavar="FILE", help="judge these results in COCO's form, in the place of a run")
     parser.add_argument("--write-results", metavar="FILE", help="write what the run finds, in COCO's form")
     parser.add_argument("--per-class", action="store_true", help="also the AP of each class")
+    parser.add_argument("--stages", type=int, metavar="N", help="of a cascade: use its first N stages")
     add_checkpoint_and_json(parser)
     own = parser.parse_args(words)
     if (own.run is None) == (own.results is None):
@@ -112,7 +113,7 @@ def _eval(words: list[str]) -> int:
             raise ConfigError("--results needs --data: the images that they are of, or COCO's JSON of them")
         found = evaluate_results(own.results, own.data, per_class=own.per_class)
     else:
-        asked = {"data": own.data, "checkpoint": own.checkpoint, "per_class": own.per_class}
+        asked = {"data": own.data, "checkpoint": own.checkpoint, "per_class": own.per_class, "stages": own.stages}
         found = evaluate_run(own.run, **asked, results=own.write_results)
     parts = {"boxes": found.boxes} if found.masks is None else {"boxes": found.boxes, "masks": found.masks}
     if own.json:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sgenet.data import DetectionData, open_detection_data
+from sgenet.detection.cascade import CascadeHeads
 from sgenet.detection.evaluation import Evaluation, evaluate
 from sgenet.detection.ground_truth import read_ground_truth
 from sgenet.detection.results import Result, read_results, write_results
-from sgenet.detection.running import open_run, results_of, validation_images
+from sgenet.detection.running import TrainedDetector, open_run, results_of, validation_images
+from sgenet.errors import ConfigError
 
 __all__ = ["DetectEvaluation", "evaluate_results", "evaluate_run"]
 
@@ -38,6 +40,7 @@ def evaluate_run(
     checkpoint: Literal["last", "best"] = "last",
     per_class: bool = False,
     results: str | os.PathLike[str] | None = None,
+    stages: int | None = None,
 ) -> DetectEvaluation:
     """COCO's twelve figures of a run on its validation images.
 
@@ -49,14 +52,18 @@ def evaluate_run(
         checkpoint: "last" or "best".
         per_class: Also give the figures of each class.
         results: A file to write what was found to, in COCO's results form.
+        stages: Of a cascade, use so many from the first on; all if not given.
 
     Returns:
         The figures.
 
     Raises:
         SgenetError: If the run, its checkpoint, the data or the file cannot be used.
+        ConfigError: If `stages` is given for a detector that has none, or not so many.
     """
     detector = open_run(run, checkpoint)
+    if stages is not None:
+        _use_stages(detector, stages)
     source = validation_images(detector, data)
     found, image_ids, skipped = results_of(detector, source)
     if results is not None:
@@ -94,6 +101,13 @@ def _annotations(data: str | os.PathLike[str] | DetectionData) -> Any:  # noqa: 
     if Path(data).suffix == ".json":
         return data
     return open_detection_data(Path(data)).val.to_coco()
+
+
+def _use_stages(detector: TrainedDetector, stages: int) -> None:
+    heads = getattr(detector.network, "roi_heads", None)
+    if not isinstance(heads, CascadeHeads):
+        raise ConfigError(f"stages={stages} is for cascades; '{detector.run}' is a {detector.config.detector}")
+    heads.test_stages = stages
 
 
 def _judged(
