@@ -60,7 +60,6 @@ def test_detectors_on_one_backbone_start_from_one_classifier():
         config, start = definition.config(cell, "x"), definition.start(cell, "x", workers=1, data="/elsewhere")
         assert (start.model, start.seed, start.data) == (config.backbone, cell.seed, "shapes")
         assert config.backbone_weights == start.output
-        assert config.norm_eval
         folders.setdefault((config.backbone, config.seed), set()).add(start.output)
     assert folders["sge_resnet18", 2] == {"x/backbones/attention=sge-seed=2"}
     assert {len(own) for own in folders.values()} == {1}
