@@ -51,11 +51,12 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
 
     def small(self, config: DetectConfig) -> dict[str, Any]:
         """See `Kind`."""
-        small: dict[str, Any] = {"epochs": 2, "min_size": 64, "max_size": 64, "batch_size": 4, "warmup_steps": 0}
+        small: dict[str, Any] = {"epochs": 1, "min_size": 64, "max_size": 64, "batch_size": 4, "warmup_steps": 0}
+        small["detector_options"] = {"fpn_channels": 32}  # checkpoints take the most of so short a training
         if config.schedule == "step":
             small["milestones"] = [1]
         if config.data == "shapes":
-            small["data_options"] = {"train_size": 8, "val_size": 4}
+            small["data_options"] = {"train_size": 4, "val_size": 4}
         return small
 
     def described(self, config: DetectConfig, varied: set[str]) -> dict[str, str]:
