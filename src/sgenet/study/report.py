@@ -16,7 +16,7 @@ from sgenet.study.analysis import Analysis
 from sgenet.study.kinds.kind import text_of
 from sgenet.study.sections import Sections
 from sgenet.study.statistics import smallest_difference
-from sgenet.study.table import cells_csv, columns, further_columns, markdown, rows_csv
+from sgenet.study.table import cells_csv, columns, further_columns, further_metrics, markdown, rows_csv
 from sgenet.study.wording import (
     WIRING,
     answer,
@@ -105,7 +105,7 @@ def _variables(analysis: Analysis, costs: Costs, sections: Sections) -> dict[str
         "further": further(analysis),
         "further_columns": further_columns(analysis),
         "metric": definition.compared,
-        "other_metrics": [m for m in definition.kind.metrics if m != definition.compared],
+        "other_metrics": further_metrics(analysis),
         "levels": len(definition.factors),
         "rows": analysis.rows,
         "tones": charts.tones(analysis),

@@ -11,9 +11,21 @@ from typing import Any
 from sgenet.bench.table import aligned
 from sgenet.study.analysis import Analysis, Difference, Further, Row
 from sgenet.study.definition import Definition
+from sgenet.study.kinds import Metric
 from sgenet.study.wording import answer, detectable, failures, further, mean_and_spread, signed, span
 
-__all__ = ["Cell", "Column", "cells_csv", "columns", "further_columns", "markdown", "plan", "rows_csv", "summary"]
+__all__ = [
+    "Cell",
+    "Column",
+    "cells_csv",
+    "columns",
+    "further_columns",
+    "further_metrics",
+    "markdown",
+    "plan",
+    "rows_csv",
+    "summary",
+]
 
 _OF_AN_EPOCH = ("step", "lr", "images_per_second", "seconds")  # columns that say nothing of a whole training
 
@@ -90,8 +102,7 @@ def further_columns(analysis: Analysis) -> list[Column]:
     Returns:
         Columns from left to right: levels, and two for each figure; nothing where there are no others.
     """
-    rows = analysis.rows
-    metrics = [m for m in analysis.definition.kind.metrics if any(m == f.metric for row in rows for f in row.further)]
+    rows, metrics = analysis.rows, further_metrics(analysis)
     if not metrics:
         return []
     found = _level_columns(analysis)
@@ -100,6 +111,12 @@ def further_columns(analysis: Analysis) -> list[Column]:
         values = [Cell("–") if f is None else Cell(mean_and_spread(f), _further_gap(f)) for f in own]
         found.append(Column(f"{metric.name}, %", "mean ± std", "difference (p, Holm)", values))
     return found
+
+
+def further_metrics(analysis: Analysis) -> list[Metric]:
+    """The other figures that some training has."""
+    known = {figure.metric for row in analysis.rows for figure in row.further}
+    return [metric for metric in analysis.definition.kind.metrics if metric in known]
 
 
 def _level_columns(analysis: Analysis) -> list[Column]:
@@ -260,9 +277,7 @@ def _course(difference: Difference | None) -> Cell:
 def _further_figures(analysis: Analysis, row: Row) -> dict[str, Any]:
     """Of every figure that some row has, so that all lines have the same columns."""
     found: dict[str, Any] = {}
-    for metric in analysis.definition.kind.metrics:
-        if not any(metric == further.metric for other in analysis.rows for further in other.further):
-            continue
+    for metric in further_metrics(analysis):
         own = next((further for further in row.further if further.metric == metric), None)
         found |= {
             f"{metric.key}_mean": None if own is None else own.mean,
