@@ -132,6 +132,18 @@ def test_exif_orientation_is_applied(tmp_path, colours, orientation, extension):
     assert torch.equal(decode_image(path), expected)
 
 
+@pytest.mark.parametrize("orientation", sorted(_VIEWED))
+def test_pixels_stay_as_they_lie_where_annotations_are_of_them(tmp_path, colours, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    colours.save(path, exif=exif)
+    upright, lying = decode_image(path), rgb(colours)
+    assert torch.equal(decode_image(path, tuple(upright.shape[1:])), upright)
+    assert torch.equal(decode_image(path, (5, 7)), lying if orientation >= 5 else upright)
+    assert torch.equal(decode_image(path, (50, 70)), upright)
+
+
 def test_broken_exif_does_not_cost_the_picture(tmp_path, colours):
     out = io.BytesIO()
     colours.save(out, "png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")

@@ -224,8 +224,8 @@ class AnnotatedFiles:
             UnreadableImage: If it cannot be decoded, or has another size than its annotations say: then its boxes are
                 of some other picture.
         """
-        image = decode_image(self.path(index))
         height, width = self.sizes[index].tolist()
+        image = decode_image(self.path(index), (height, width))
         if image.shape[1:] != (height, width):
             raise UnreadableImage(
                 self.path(index),

@@ -75,7 +75,7 @@ def header_problem(path: str | Path) -> str | None:
     return _NOT_AN_IMAGE
 
 
-def decode_image(path: str | Path) -> Tensor:
+def decode_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode an image file to 8-bit RGB.
 
     Grey and palette images become RGB; CMYK is converted; transparent images are laid over white, as most programs
@@ -84,6 +84,9 @@ def decode_image(path: str | Path) -> Tensor:
 
     Args:
         path: The file.
+        size: Height and width that somebody wrote down of the image. Where they are those of the pixels as they lie,
+            and EXIF would swap them, the pixels stay as they lie: whoever drew the boxes saw them so. None turns
+            always.
 
     Returns:
         uint8 (3, H, W), with the strides of (H, W, 3), which resizing is fastest on.
@@ -113,7 +116,9 @@ def decode_image(path: str | Path) -> Tensor:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             pixels = _to_rgb(image)
             # After the pixels: PNG may store the orientation behind them, and Pillow turns TIFF images on its own.
-            return _to_tensor(_upright(pixels, _orientation(image)))
+            upright = _upright(pixels, _orientation(image))
+            lies_so = size is not None and pixels.size == size[::-1] != upright.size
+            return _to_tensor(pixels if lies_so else upright)
     except UnidentifiedImageError:
         raise UnreadableImage(str(path), _NOT_AN_IMAGE) from None
     except _UnknownRangeError as error:
