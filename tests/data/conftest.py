@@ -94,18 +94,6 @@ def real_images(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def coco200(tmp_path_factory):
-    """The folder of 100 training and 100 validation images of COCO with their annotations, where they are at hand."""
-    archive = _DATA / "coco200.tar"
-    if not archive.is_file():
-        pytest.skip(f"no {archive}; set SGENET_TEST_DATA to the folder that holds it")
-    folder = tmp_path_factory.mktemp("coco")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "coco200"
-
-
 def _annotation(number: int, image: int, box: list[int]) -> dict:
     return {"id": number, "image_id": image, "category_id": 1, "bbox": box, "area": 30.0, "iscrowd": 0}
 
