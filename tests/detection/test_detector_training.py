@@ -79,7 +79,7 @@ def test_the_first_stages_of_a_cascade_can_be_judged_alone(boxes_run, trained, s
         evaluate_run(trained.run, data=shapes, stages=1)
 
 
-@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("detector", [pytest.param("retinanet", marks=pytest.mark.slow), "faster_rcnn"])
 def test_resuming_is_the_same_training_bit_for_bit(detector, shapes, config_at, tmp_path, stop_at, stop_error):
     settings = {"detector": detector, "checkpoint_every_steps": 2}
     whole = train_detector(config_at(tmp_path / "whole", **settings), data=shapes, progress=SilentProgress())

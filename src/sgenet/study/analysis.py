@@ -297,7 +297,6 @@ def _further(
         values = tuple(result.last(metric.key) for _, result in sorted(own.items()))
         if metric == definition.compared or not values or not all(map(math.isfinite, values)):
             continue
-
         found.append(Further(metric, values, _difference_of(metric, own, base, seeds, definition.comparisons)))
     return tuple(found)
 
