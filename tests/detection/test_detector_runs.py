@@ -42,6 +42,15 @@ def test_every_image_gets_a_picture_and_everything_found_is_written_down(trained
     assert all("segmentation" in result for result in results)
 
 
+def test_where_no_image_is_named_validation_images_are_taken(boxes_run, shapes, tmp_path, capsys):
+    found = predict_objects(boxes_run.run, None, tmp_path)
+    assert [image.picture.name for image in found] == [f"{number:06d}.png" for number in range(len(shapes.val))]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {result["image_id"] for result in results} <= set(shapes.val.image_ids)
+    assert main(["detect", "predict", str(boxes_run.run), "--output", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.count("shapes/val/") == len(found)
+
+
 def test_a_threshold_leaves_objects_out_of_the_picture_only(trained, photos, tmp_path):
     (found,) = predict_objects(trained.run, photos[:1], tmp_path, threshold=1.0)
     assert found.objects == ()

@@ -154,14 +154,14 @@ def _percent(value: float | None) -> str:
 def _predict(words: list[str]) -> int:
     parser = parser_of("detect predict", description="Find objects in images.")
     parser.add_argument("run", metavar="RUN", help="run folder of `sgenet detect train`")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file")
+    parser.add_argument("images", metavar="IMAGE", nargs="*", help="image file (none: 8 of its validation images)")
     parser.add_argument("--output", default="found", help="folder of pictures and results.json (found)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="X", help="least score that is drawn (0.5)")
     add_checkpoint_and_json(parser)
     own = parser.parse_args(words)
     from sgenet.detection.prediction import predict_objects
 
-    found = predict_objects(own.run, own.images, own.output, threshold=own.threshold, checkpoint=own.checkpoint)
+    found = predict_objects(own.run, own.images or None, own.output, threshold=own.threshold, checkpoint=own.checkpoint)
     if own.json:
         print(
             json.dumps([vars(image) | {"picture": image.picture and str(image.picture)} for image in found], indent=2)

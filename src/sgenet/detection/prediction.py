@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from sgenet.data import UnreadableImage, decode_image
 from sgenet.detection.drawing import Objects, draw_objects
 from sgenet.detection.results import Result, to_results, write_results
-from sgenet.detection.running import TrainedDetector, open_run
+from sgenet.detection.running import TrainedDetector, open_run, validation_images
 from sgenet.errors import ConfigError, RunError
 
 __all__ = ["FoundObjects", "predict_objects"]
+
+_SHOWN = 8  # validation images, where no others are named
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,19 @@ class FoundObjects:
 
 def predict_objects(
     run: str | os.PathLike[str],
-    images: Iterable[str | os.PathLike[str]],
+    images: Iterable[str | os.PathLike[str]] | None,
     output: str | os.PathLike[str],
     *,
     threshold: float = 0.5,
     checkpoint: Literal["last", "best"] = "last",
 ) -> list[FoundObjects]:
-    """Find objects in image files.
+    """Find objects in images.
 
     Args:
         run: The folder of a run.
-        images: Image files.
+        images: Image files; None takes the first eight of the run's validation images.
         output: A folder for a PNG an image, and for `results.json`: everything found, whatever its score, in COCO's
-            results form, with the images numbered from 1 in their order.
+            results form, with files numbered from 1 in their order, and validation images by their own ids.
         threshold: Objects with lower scores are not drawn.
         checkpoint: "last" or "best".
 
@@ -69,9 +72,9 @@ def predict_objects(
     found: list[FoundObjects] = []
     results: list[Result] = []
     taken: set[str] = set()
-    for number, path in enumerate((os.fspath(image) for image in images), start=1):
+    for number, path, load in _of_validation(detector) if images is None else _of_files(images):
         try:
-            image = decode_image(path)
+            image = load()
         except UnreadableImage as error:
             found.append(FoundObjects(path, (), None, error.reason))
             continue
@@ -81,6 +84,17 @@ def predict_objects(
         found.append(_drawn(path, image, own, detector, threshold, picture))
     write_results(folder / "results.json", results)
     return found
+
+
+def _of_files(images: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[int, str, Callable[[], Tensor]]]:
+    for number, path in enumerate((os.fspath(image) for image in images), start=1):
+        yield number, path, partial(decode_image, path)
+
+
+def _of_validation(detector: TrainedDetector) -> Iterator[tuple[int, str, Callable[[], Tensor]]]:
+    source = validation_images(detector, None)
+    for index in range(min(_SHOWN, len(source))):
+        yield source.image_ids[index], source.path(index), partial(source.load, index)
 
 
 def _drawn(
