@@ -113,7 +113,7 @@ def class_colour(label: int) -> _Colour:
     if label < len(_TOLD_APART):
         return _TOLD_APART[label]
     place = label - len(_TOLD_APART)
-    parts = colorsys.hls_to_rgb((0.08 + place * _GOLDEN) % 1, _LIGHTNESS[place % 3], 0.75)
+    parts = colorsys.hls_to_rgb((0.78 + place * _GOLDEN) % 1, _LIGHTNESS[place % 3], 0.75)
     red, green, blue = (round(255 * part) for part in parts)
     return red, green, blue
 
