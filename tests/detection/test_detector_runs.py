@@ -96,6 +96,7 @@ def test_what_else_differs_is_said(trained, boxes_run, shapes):
         assert words in text
 
 
+@pytest.mark.slow
 def test_latency_is_measured_side_by_side(boxes_run, shapes, tmp_path):
     shutil.copytree(boxes_run.run, tmp_path / "copy")
     found = compare_runs([boxes_run.run, tmp_path / "copy"], data=shapes, resamples=50)

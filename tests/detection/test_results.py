@@ -193,6 +193,7 @@ def gather_in_process(rank, store, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_gather_each_image_once(tmp_path):
     multiprocessing.spawn(gather_in_process, (tmp_path / "store", tmp_path), nprocs=2)
     expected = of_images(2, score=0.1) + of_images(4, 8, score=0.9)
