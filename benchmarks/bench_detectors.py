@@ -1,6 +1,6 @@
 """Time a detector's training step with attention in its backbone, as a multiple of the plain detector's.
 
-    python benchmarks/bench_detectors.py                     every setting; about six minutes on two cores
+    python benchmarks/bench_detectors.py                     every setting; about twelve minutes on two cores
     python benchmarks/bench_detectors.py --only retinanet    those whose name matches
 
 Each step is forward, backward and AdamW's update in bfloat16 (autocast), channels last, on drawn scenes with boxes and

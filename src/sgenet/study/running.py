@@ -214,7 +214,7 @@ def _costs(definition: Definition, machine: Mapping[str, Any]) -> dict[str, dict
     for combination in definition.combinations:
         config = definition.config(Cell(combination, 0), **machine)
         if classes is None:
-            classes = kind.classes(kind.open_data(config))
+            classes = len(kind.open_data(config).classes)
         costs[combination.name] = kind.cost(config, classes)
     return costs
 

@@ -42,8 +42,7 @@ class Images:
         """
         if config.data != "shapes":
             return kind.open_data(config)
-        size = getattr(config, "image_size", None) or config.min_size
-        key = repr((kind.name, config.data_options, size))
+        key = repr((kind.name, config.data_options, getattr(config, kind.size)))
         if key not in self._drawn:
             if len(self._drawn) == _KEPT:
                 del self._drawn[next(iter(self._drawn))]

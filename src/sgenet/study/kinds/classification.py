@@ -29,6 +29,7 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("val_top1", "top-1", "is the share of validation images whose most probable class is the right one"),
     )
+    size: ClassVar[str] = "image_size"
     decisive: ClassVar[tuple[str, ...]] = ("model", "weights")
     sections: ClassVar[tuple[str, ...]] = ("samples", "masks", "times")
 
@@ -68,10 +69,6 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
         from sgenet.classification.images import open_config_data
 
         return open_config_data(config)
-
-    def classes(self, data: ClassificationData) -> int:
-        """See `Kind`."""
-        return len(data.classes)
 
     def in_memory(self, data: ClassificationData) -> ClassificationData:
         """See `Kind`."""

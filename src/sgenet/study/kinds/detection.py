@@ -37,6 +37,7 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
         Metric("mask_ap50", "mask AP50", "counts masks with an IoU of at least 0.5"),
         Metric(START, "top-1 at the start", "is that of the classifier whose weights the backbone starts from"),
     )
+    size: ClassVar[str] = "min_size"
     decisive: ClassVar[tuple[str, ...]] = ("detector", "backbone_weights")
     pretrains: ClassVar[bool] = True
     counted: ClassVar[str] = "backbone and pyramid"
@@ -79,14 +80,6 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
         from sgenet.detection.images import open_config_data
 
         return open_config_data(config)
-
-    def classes(self, data: DetectionData) -> int:
-        """See `Kind`."""
-        return len(data.classes)
-
-    def in_memory(self, data: DetectionData) -> DetectionData:
-        """As they are: they are drawn in a small part of the time that a detector takes for them."""
-        return data
 
     def cost(self, config: DetectConfig, classes: int) -> dict[str, Any]:
         """Of all parameters, and of the work in backbone and pyramid, whose size alone decides it."""

@@ -57,6 +57,7 @@ class Kind(ABC, Generic[C, D]):
         settings: The class of its settings.
         row: The class of an epoch's result.
         metrics: What its trainings are told by. A study compares by the first, unless it names another.
+        size: The setting that says how large images are.
         decisive: Settings on which it depends what a recipe says beside them.
         sections: What its reports can have besides figures.
         pretrains: Whether its networks can start from a classifier that the study trains first.
@@ -68,6 +69,7 @@ class Kind(ABC, Generic[C, D]):
     settings: ClassVar[type[TrainingSettings]]
     row: ClassVar[type[Row]]
     metrics: ClassVar[tuple[Metric, ...]]
+    size: ClassVar[str]
     decisive: ClassVar[tuple[str, ...]]
     sections: ClassVar[tuple[str, ...]] = ()
     pretrains: ClassVar[bool] = False
@@ -105,13 +107,9 @@ class Kind(ABC, Generic[C, D]):
             SgenetError: If they cannot be used.
         """
 
-    @abstractmethod
-    def classes(self, data: D) -> int:
-        """How many classes the images have."""
-
-    @abstractmethod
     def in_memory(self, data: D) -> D:
-        """Drawn images, kept in memory for all trainings that want the same."""
+        """Drawn images, kept in memory where drawing them for each training takes a large part of its time."""
+        return data
 
     @abstractmethod
     def cost(self, config: C, classes: int) -> dict[str, Any]:
