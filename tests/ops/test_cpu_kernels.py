@@ -190,11 +190,17 @@ def lost(case, groups, semantic):
     return (size.amax() * torch.maximum(direction, differences.amax()) / 50).clamp_min(1).item()
 
 
-# Each path of each width: groups of 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups; groups
-# and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more than 1 MiB
-# of float32, for which NHWC has no room in the nearer caches.
-LARGE = [((1, 256, 46, 45), 64), ((1, 128, 67, 62), 16)]
+# Each path of each width: groups of 1, 2, 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups;
+# groups and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more than
+# 1 MiB of float32, for which NHWC has no room in the nearer caches.
+LARGE = [((1, 256, 46, 45), 64), ((1, 128, 67, 62), 16), ((1, 64, 95, 90), 64)]
 SHAPES = [
+    ((2, 64, 5, 5), 64),
+    ((1, 128, 9, 7), 64),
+    ((2, 8, 6, 5), 8),
+    ((1, 16, 4, 4), 8),
+    ((1, 12, 5, 5), 12),
+    ((2, 8, 3, 5), 4),
     ((2, 64, 5, 5), 16),
     ((1, 128, 3, 11), 16),
     ((2, 256, 7, 7), 16),
@@ -229,7 +235,7 @@ def test_agrees_with_the_formula(isa, shape, groups, layout, dtype):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_residual_relu_and_norm_are_independent(isa, add, relu, norm, layout, dtype, threads):
     torch.set_num_threads(threads)
-    for shape, groups in (((2, 128, 7, 7), 16), ((4, 12, 3, 4), 4), ((1, 10, 5, 2), 2)):
+    for shape, groups in (((2, 128, 7, 7), 16), ((2, 48, 5, 4), 48), ((4, 12, 3, 4), 4), ((1, 10, 5, 2), 2)):
         check(shape, groups, dtype, layout, add, relu, norm)
 
 
@@ -248,6 +254,7 @@ def test_what_no_cache_holds_is_written_past_them(isa, layout):
     """y from 1 MiB on, and dx from 16 MiB."""
     torch.set_num_threads(2)
     check((5, 512, 41, 40), 64, torch.float32, layout, add=False, relu=False)
+    check((2, 64, 92, 90), 64, torch.bfloat16, layout, add=False, relu=False)
 
 
 @settings(max_examples=60)

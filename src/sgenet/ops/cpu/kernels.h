@@ -63,9 +63,6 @@ namespace SGENET_ISA {
 // a gradient is read at once, by the layer before: it passes by only where no cache would hold it.
 constexpr Index kStreamedBytes = Index{1} << 20, kStreamedGradientBytes = Index{16} << 20;
 
-// Groups of fewer channels than this are rare enough for the path of one lane.
-constexpr int kShallowest = 4;
-
 template <class T>
 struct Type {
   using Is = T;
@@ -95,10 +92,10 @@ Status with_pack(Element element, Index count, bool whole, F f) {
 
 // f(Constant<K>) with the length of a group's runs of lanes in vectors of W. `depth` is the number of a group's
 // channels, or of those in each half of a bfloat16 pack.
-template <int W, int K, int Least, class F>
+template <int W, int K, class F>
 Status with_runs(Index depth, F f) {
   if (K == W ? depth % K == 0 : depth == K) return f(Constant<K>{});
-  if constexpr (K > Least) return with_runs<W, K / 2, Least>(depth, f);
+  if constexpr (K > 1) return with_runs<W, K / 2>(depth, f);
   return kNotHere;
 }
 
@@ -109,10 +106,15 @@ Status with_blocks(const Shape& shape, Index groups, F f) {
     constexpr int W = SGENET_WIDTH;
     constexpr int kHalves = Pack<typename decltype(type)::Is, W>::kVectors;
     const Index depth = shape.channels / groups;
-    if (groups % W == 0 && depth % kHalves == 0) {
-      const Status status = with_runs<W, W, kShallowest / kHalves>(
-          depth / kHalves, [&](auto run) { return f(type, Constant<W>{}, run); });
-      if (status != kNotHere) return status;
+    if (groups % W == 0) {
+      if constexpr (kHalves == 2) {
+        if (depth == 1) return f(Type<LoneBfloat16>{}, Constant<W>{}, Constant<1>{});
+      }
+      if (depth % kHalves == 0) {
+        const auto with_run = [&](auto run) { return f(type, Constant<W>{}, run); };
+        const Status status = with_runs<W, W>(depth / kHalves, with_run);
+        if (status != kNotHere) return status;
+      }
     }
     if constexpr (SGENET_LAST) return f(type, Constant<1>{}, Constant<1>{});
     return kNotHere;

@@ -30,6 +30,11 @@ struct Bfloat16 {
   std::uint16_t bits;
 };
 
+// The same, but read by single vectors: where neighbours belong to different groups, halves would mix them.
+struct LoneBfloat16 {
+  std::uint16_t bits;
+};
+
 template <int W>
 struct Lanes {
   typedef float Float __attribute__((vector_size(4 * W)));
@@ -38,6 +43,8 @@ struct Lanes {
   typedef std::uint32_t Word __attribute__((vector_size(4 * W)));
   typedef std::uint16_t Halves __attribute__((vector_size(4 * W)));
   typedef std::uint16_t HalvesAnywhere __attribute__((vector_size(4 * W), aligned(2)));
+  typedef std::uint16_t Shorts __attribute__((vector_size(2 * W)));
+  typedef std::uint16_t ShortsAnywhere __attribute__((vector_size(2 * W), aligned(2)));
 };
 
 template <int W>
@@ -248,6 +255,33 @@ struct Pack<Bfloat16, W> {
 
   SGENET_INLINE void stream(Bfloat16* p) const {
     Pack<float, W>{{same_bits<Vector<W>>(pairs())}}.stream(reinterpret_cast<float*>(p));
+  }
+};
+
+template <int W>
+struct Pack<LoneBfloat16, W> {
+  static constexpr int kVectors = 1;
+  static constexpr int kElements = W;
+  Vector<W> v[1];
+  using Word = typename Lanes<W>::Word;
+  using Shorts = typename Lanes<W>::Shorts;
+  using ShortsAnywhere = typename Lanes<W>::ShortsAnywhere;
+
+  static constexpr int element(int, int lane) { return lane; }
+
+  static SGENET_INLINE Pack read(const LoneBfloat16* p) {
+    const Shorts bits = *reinterpret_cast<const ShortsAnywhere*>(p);
+    return {{same_bits<Vector<W>>(Word(__builtin_convertvector(bits, Word) << 16))}};
+  }
+
+  SGENET_INLINE Shorts shorts() const {
+    return __builtin_convertvector(Word(rounded_to_upper_half<W>(v[0]) >> 16), Shorts);
+  }
+
+  SGENET_INLINE void write(LoneBfloat16* p) const { *reinterpret_cast<ShortsAnywhere*>(p) = shorts(); }
+
+  SGENET_INLINE void stream(LoneBfloat16* p) const {
+    Pack<float, W / 2>{{same_bits<Vector<W / 2>>(shorts())}}.stream(reinterpret_cast<float*>(p));
   }
 };
 
