@@ -191,8 +191,8 @@ def lost(case, groups, semantic):
 
 
 # Each path of each width: groups of 1, 2, 4, 8, 16, 32 channels and deeper ones in whole blocks of 16, 8 and 4 groups;
-# groups and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more than
-# 1 MiB of float32, for which NHWC has no room in the nearer caches.
+# groups and channels that fill no vector; rows of whole vectors, with an overlap, and shorter than any; LARGE: more
+# than 1 MiB of float32, for which NHWC has no room in the nearer caches.
 LARGE = [((1, 256, 46, 45), 64), ((1, 128, 67, 62), 16), ((1, 64, 95, 90), 64)]
 SHAPES = [
     ((2, 64, 5, 5), 64),
