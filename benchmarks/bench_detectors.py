@@ -4,8 +4,9 @@
     python benchmarks/bench_detectors.py --only retinanet    those whose name matches
 
 Each step is forward, backward and AdamW's update in bfloat16 (autocast), channels last, on drawn scenes with boxes and
-masks; plain, a second plain one (the noise), SE and SGE take turns in one run. Rows are added to
-`results/detectors-<device>.csv`; the status is 1 where SGE's promised ratio is not met.
+masks; plain, a second plain one (the noise), SE and SGE take turns in one run. All have the same weights, attention
+starts as the identity, and the learning rate is 0: so all find the same regions, on whose number the rest of a step
+depends. Rows are added to `results/detectors-<device>.csv`; the status is 1 where SGE's promised ratio is not met.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from recording import results_file
+from sgenet.attention import Attention
 from sgenet.bench.measuring import circumstances
-from sgenet.bench.networks import draw_weights
 from sgenet.bench.result import add_rows
 from sgenet.bench.table import aligned
 from sgenet.data.shapes_detection import ShapesDetectionSource
@@ -59,22 +61,32 @@ SETTINGS = (
 )
 
 
-def training_step(setting: Setting, prefix: str, device: str) -> Callable[[], None]:
-    """One optimisation step of a detector whose images and targets stay the same."""
-    torch.manual_seed(0)
-    source = ShapesDetectionSource("train", setting.batch, image_size=setting.size)
+def build(setting: Setting, prefix: str, classes: int) -> nn.Module:
+    """A detector with attention that starts as the identity."""
     detector = create_detector(
         setting.detector,
         f"{prefix}{setting.backbone}",
-        num_classes=len(source.classes),
+        num_classes=classes,
         image_min_size=setting.size,
         image_max_size=setting.size,
         anchor_sizes=(16, 32, 64, 128, 256),
         norm_eval=True,
     )
-    draw_weights(detector)
+    for module in detector.modules():
+        if isinstance(module, Attention):
+            module.start_as_identity()
+    return detector
+
+
+def training_step(setting: Setting, prefix: str, device: str) -> Callable[[], None]:
+    """One optimisation step of a detector whose images, targets and weights stay the same."""
+    source = ShapesDetectionSource("train", setting.batch, image_size=setting.size)
+    detector = build(setting, prefix, len(source.classes))
+    torch.manual_seed(0)
+    plain = build(setting, "", len(source.classes))
+    detector.load_state_dict(plain.state_dict(), strict=False)  # all but attention's own
     detector = detector.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=0.0)
     images = [source.load(index).to(device).float() / 255 for index in range(setting.batch)]
     targets: list[dict[str, Any]] = []
     for index in range(setting.batch):

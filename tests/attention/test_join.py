@@ -132,9 +132,13 @@ def saved_bytes(function) -> int:
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="in plain torch the norm stays a step of its own")
+@pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_training_keeps_no_more_for_the_backward_pass_than_a_plain_block(block):
+def test_training_keeps_no_more_for_the_backward_pass_than_a_plain_block(block, held):
+    """With norms that learn their statistics, and with norms that keep them, as in detectors."""
     plain = block(64, 64 // block.expansion)
+    for module in plain.modules():
+        module.train(not (held and isinstance(module, nn.BatchNorm2d)))
     attended = with_attention(copy.deepcopy(plain), sgenet.SpatialGroupEnhance(64, groups=16))
     x = drawn(4, 64, 28, 28, layout=NHWC).requires_grad_()
     expected = saved_bytes(lambda: plain(x))

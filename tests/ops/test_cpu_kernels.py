@@ -337,18 +337,20 @@ def test_moments_keep_a_small_variance_beside_a_large_mean(isa, layout, dtype, t
 @LAYOUTS
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("with_weight", [False, True])
-def test_the_gradients_of_a_batch_norm(isa, layout, dtype, threads, with_weight):
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_gradients_of_a_batch_norm(isa, layout, dtype, threads, with_weight, kept):
     torch.set_num_threads(threads)
     for shape in ((3, 64, 9, 11), (2, 10, 5, 3), (2, 3, 1, 1), (4, 16, 1, 2), (5, 32, 7, 7)):
         case = draw(shape, 1, dtype, layout)
         x = case.x.double().requires_grad_()
         weight, bias = (torch.full(shape[1:2], value, dtype=torch.float64).requires_grad_() for value in (1.5, 0.5))
-        torch.nn.functional.batch_norm(x, None, None, weight if with_weight else None, bias, True, eps=1e-2).backward(
-            case.grad.double()
-        )
-        mean, variance = cpu_kernels.moments(case.x)
+        mean, variance = (torch.rand(2, shape[1]) + 0.1).unbind() if kept else cpu_kernels.moments(case.x)
+        running = (mean.double(), variance.double()) if kept else (None, None)
+        factor = weight if with_weight else None
+        normed = torch.nn.functional.batch_norm(x, *running, factor, bias, not kept, eps=1e-2)
+        normed.backward(case.grad.double())
         given = torch.full(shape[1:2], 1.5) if with_weight else None
-        dx, dweight, dbias = cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, given, 1e-2)
+        dx, dweight, dbias = cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, given, 1e-2, kept)
         assert dx.stride() == case.x.stride()
         assert_close(dx, x.grad, 4 * TOLERANCE[dtype], "dx")
         assert_close(dbias, bias.grad, SUMS, "dbias")
@@ -540,7 +542,9 @@ def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout
             y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.norm)
             cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.norm)
             mean, variance = cpu_kernels.moments(case.x)
-            cpu_kernels.norm_backward(guarded.like(case.grad, at_end), case.x, mean, variance, None, 1e-5)
+            for kept in (False, True):
+                grad = guarded.like(case.grad, at_end)
+                cpu_kernels.norm_backward(grad, case.x, mean, variance, None, 1e-5, kept)
         assert torch.equal(ours.y, expected.y)
         assert torch.equal(ours.dx, expected.dx)
 
@@ -721,4 +725,5 @@ def every_path_once():
         y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.norm)
         cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.norm)
         mean, variance = cpu_kernels.moments(case.x)
-        cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5)
+        for kept in (False, True):
+            cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5, kept)

@@ -273,8 +273,10 @@ def test_what_wants_a_gradient_is_not_overwritten(backend):
 
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
 @pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_batch_norm_in_front_and_all_its_gradients(backend, layout, add, dtype):
+def test_a_batch_norm_in_front_and_all_its_gradients(backend, layout, add, kept, dtype):
+    """With the statistics of its input, as in training, and with its own, as in eval mode."""
     if dtype == torch.float64 and backend != "reference":
         pytest.skip("kernels have no float64")
     shape = (4, 24, 5, 7)
@@ -282,16 +284,19 @@ def test_a_batch_norm_in_front_and_all_its_gradients(backend, layout, add, dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     parameters = [drawn((n,), wide, seed=9 + i) for i, n in enumerate((24, 24, 6, 6))]
     own = [t.clone().requires_grad_() for t in (x, *parameters, residual)]
+    statistics = [drawn((24,), wide, seed=7), drawn((24,), wide, seed=8).square() + 0.1] if kept else [None, None]
     y, mean, variance = ops.batch_norm_spatial_group_enhance(
-        *own[:3], 1e-3, *own[3:5], 6, 1e-5, 1.25, own[5] if add else None, True
+        *own[:3], 1e-3, *own[3:5], 6, 1e-5, 1.25, own[5] if add else None, True, *statistics
     )
     y.backward(grad)
     exact = [t.detach().double().requires_grad_() for t in own]
-    normed = torch.nn.functional.batch_norm(exact[0], None, None, *exact[1:3], True, 0.0, 1e-3)
+    running = [t.double() if kept else None for t in statistics]
+    normed = torch.nn.functional.batch_norm(exact[0], *running, *exact[1:3], not kept, 0.0, 1e-3)
     expected = enhanced(normed, *exact[3:5], 6, scale=1.25, residual=exact[5] if add else None)
     close(y, expected.relu(), TOLERANCE[dtype], "y")
-    close(mean, exact[0].mean((0, 2, 3)), 1e-6 if dtype != torch.float64 else 1e-12)
-    close(variance, exact[0].var((0, 2, 3), correction=0), 1e-5 if dtype != torch.float64 else 1e-12)
+    of_x = (exact[0].mean((0, 2, 3)), exact[0].var((0, 2, 3), correction=0))
+    for one, exactly, tolerance in zip((mean, variance), statistics if kept else of_x, (1e-6, 1e-5), strict=True):
+        close(one, exactly.double(), tolerance if dtype != torch.float64 else 1e-12)
     expected.backward(grad.double() * (y.detach() > 0))
     for name, one, exactly in zip(
         ("x", "norm weight", "norm bias", "weight", "bias", "residual"), own, exact, strict=True
@@ -328,6 +333,7 @@ OPERATORS = {
     "spatial_group_enhance_": lambda x, r: (x, torch.ones(3), torch.ones(3), 3, 1e-5, 1.5, r, True),
     "batch_norm_spatial_group_enhance": lambda x, r: (
         *(x, torch.ones(12), None, 1e-5, torch.ones(3), torch.ones(3), 3, 1e-5, 1.5, r, True),
+        *((None, None) if r is None else (torch.zeros(12), torch.ones(12))),
     ),
     "scale_channels": lambda x, r: (x, x.mean((2, 3)).detach(), r, True),
     "scale_channels_": lambda x, r: (x, x.mean((2, 3)).detach(), r, True),
@@ -359,9 +365,12 @@ def test_gradients_of_gradients():
     assert torch.autograd.gradgradcheck(lambda *t: enhance(*t[:3], 2, 1e-5, 1.5, t[3]), (x, weight, bias, residual))
     assert torch.autograd.gradgradcheck(lambda *t: enhance(*t, 2, 1e-5, 1.5, None, True), (x, weight, bias))
     assert torch.autograd.gradgradcheck(lambda *t: scale(*t), (x, gate, residual))
-    assert torch.autograd.gradgradcheck(
-        lambda *t: normed(*t[:3], 1e-3, *t[3:5], 2, 1e-5, 1.0, t[5])[0], (x, *norm, weight, bias, residual)
-    )
+    statistics = drawn((6,), torch.float64, seed=7), drawn((6,), torch.float64, seed=8).square() + 0.1
+    for kept in ((None, None), statistics):
+        assert torch.autograd.gradgradcheck(
+            lambda *t, kept=kept: normed(*t[:3], 1e-3, *t[3:5], 2, 1e-5, 1.0, t[5], False, *kept)[0],
+            (x, *norm, weight, bias, residual),
+        )
 
 
 def test_transforms_of_functions():

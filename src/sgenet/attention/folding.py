@@ -48,11 +48,13 @@ def training_folds(norm: nn.BatchNorm2d, x: Tensor) -> bool:
         x: Its input.
 
     Returns:
-        Whether it does; not for a norm in eval mode, nor where there is one value a channel, which torch refuses.
+        Whether it does; not for a norm that learns from one value a channel, which torch refuses.
     """
+    if norm.running_mean is None or norm.running_var is None:
+        return False
     single = all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.bias, norm.running_mean))
-    several = x.numel() > x.shape[1]
-    return norm.training and single and several and norm.running_mean is not None and _backend(norm, x) is not None
+    several = not norm.training or x.numel() > x.shape[1]
+    return single and several and _backend(norm, x) is not None
 
 
 def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, x: Tensor) -> None:

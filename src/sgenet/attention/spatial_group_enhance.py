@@ -116,13 +116,18 @@ class SpatialGroupEnhance(Attention):
         if not self.normalize:
             return super().join(x, residual, norm)
         parameters = (self.weight, self.bias, self.groups, self.eps, self.scale, residual, True)
+        # The kernels round a norm differently in the last bit, and a network that started as another one computes all
+        # that one's bits until it is trained: in eval mode such a module leaves the norm to torch.
         if wants_gradient(x, residual, norm, self):
-            if isinstance(norm, nn.BatchNorm2d) and training_folds(norm, x):
-                y, mean, variance = batch_norm_spatial_group_enhance(x, norm.weight, norm.bias, norm.eps, *parameters)
-                update_statistics(norm, mean, variance, x)
+            if isinstance(norm, nn.BatchNorm2d) and training_folds(norm, x) and (self.training or self.scale == 1.0):
+                kept = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+                y, mean, variance = batch_norm_spatial_group_enhance(
+                    x, norm.weight, norm.bias, norm.eps, *parameters, *kept
+                )
+                if norm.training:
+                    update_statistics(norm, mean, variance, x)
                 return y
             return spatial_group_enhance(x if norm is None else norm(x), *parameters)
-        # The kernels round a norm differently in the last bit; a module that started as the identity keeps them all.
         folded = None if norm is None or self.scale != 1.0 else running_norm(norm, x)
         branch = x if norm is None or folded is not None else norm(x)
         return spatial_group_enhance_(branch, *parameters, folded)

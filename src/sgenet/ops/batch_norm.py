@@ -2,17 +2,19 @@
 
 A batch norm keeps its input for the backward pass, and the ReLU keeps its output. Attention between the two would keep
 the norm's output as well: a third map, in every block. This operator forms it again in the backward pass, by one
-multiplication and one addition an element, so that training needs no more memory than without attention.
+multiplication and one addition an element, so that training needs no more memory than without attention. That holds
+for norms that learn their statistics and for those that keep them, as in detectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sgenet.errors import ConfigError
 from sgenet.ops import reference
 from sgenet.ops.checks import check_input
 from sgenet.ops.reference import Norm
@@ -41,8 +43,10 @@ def batch_norm_spatial_group_enhance(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`spatial_group_enhance` of what a batch norm in training makes of `x`.
+    """`spatial_group_enhance` of what a batch norm makes of `x`.
 
     The norm's output is never rounded to half precision: it exists in float32 alone, an element at a time.
 
@@ -58,13 +62,16 @@ def batch_norm_spatial_group_enhance(
         scale: As `spatial_group_enhance`.
         residual: As `spatial_group_enhance`.
         relu: As `spatial_group_enhance`.
+        mean: What the norm subtracts where it keeps its statistics, as in eval mode; C values in float32, or in float64
+            for float64 input. None for the mean of `x`, as in training.
+        variance: By whose root it divides there, C values of the same dtype, biased; None for that of `x`.
 
     Returns:
         The result, in the shape, dtype and memory format of `x`; and the mean and the biased variance of each channel,
-        C values each, for the norm's running statistics; they carry no gradient.
+        C values each, for the norm's running statistics, or copies of those that were given. They carry no gradient.
 
     Raises:
-        ConfigError: As `spatial_group_enhance`.
+        ConfigError: As `spatial_group_enhance`; or if only one of `mean` and `variance` is given.
 
     Examples:
         >>> x = torch.randn(4, 8, 5, 5)
@@ -75,8 +82,10 @@ def batch_norm_spatial_group_enhance(
         True
     """
     check_input(x, weight, bias, groups, residual)
+    if (mean is None) != (variance is None):
+        raise ConfigError("a norm keeps both its mean and its variance, or neither; only one of them is given")
     results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance.default(
-        x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
+        x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu, mean, variance
     )
     return results
 
@@ -93,12 +102,21 @@ def _plain(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, residual = promoted(x, residual)
-    mean, variance = reference.moments(x)
+    mean, variance = _statistics(x, mean, variance, reference.moments)
     norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
     y = reference.forward(x, weight, bias, groups, eps, scale, residual, relu, norm)[0]
     return y, mean, variance
+
+
+def _statistics(
+    x: Tensor, mean: Tensor | None, variance: Tensor | None, moments: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Those of `x`, or copies of the given ones: an operator must not return its arguments."""
+    return moments(x) if mean is None or variance is None else (mean.detach().clone(), variance.detach().clone())
 
 
 def _normed(
@@ -113,8 +131,11 @@ def _normed(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _normed_forward(x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu)[:3]
+    parameters = (norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale)
+    return _normed_forward(x, *parameters, residual, relu, mean, variance)[:3]
 
 
 def _normed_forward(
@@ -129,9 +150,11 @@ def _normed_forward(
     scale: float = 1.0,
     residual: Tensor | None = None,
     relu: bool = False,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = kernels_for(x)
-    mean, variance = kernels.moments(x)
+    mean, variance = _statistics(x, mean, variance, kernels.moments)
     norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
     y = torch.empty_like(x)
     _, semantic, statistics = kernels.forward(x, weight, bias, groups, eps, scale, residual, relu, norm, y)
@@ -156,13 +179,14 @@ def _normed_backward(
     scale: float,
     has_residual: bool,
     relu: bool,
+    kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = kernels_for(x)
     norm = Norm(mean, variance, norm_weight, norm_bias, norm_eps)
     dnormed, dweight, dbias, dresidual = kernels.backward(
         grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual and relu, relu, norm
     )
-    dx, dnorm_weight, dnorm_bias = kernels.norm_backward(dnormed, x, mean, variance, norm_weight, norm_eps)
+    dx, dnorm_weight, dnorm_bias = kernels.norm_backward(dnormed, x, mean, variance, norm_weight, norm_eps, kept)
     of_norm = (x.new_empty(0) if t is None else d for t, d in ((norm_weight, dnorm_weight), (norm_bias, dnorm_bias)))
     return kept_format(x, dx), *of_norm, dweight, dbias, or_empty(dresidual, x)
 
@@ -207,8 +231,9 @@ def _shapes_backward(
     scale: float,
     has_residual: bool,
     relu: bool,
+    kept: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    del grad, y, norm_eps, mean, variance, semantic, statistics, eps, scale
+    del grad, y, norm_eps, mean, variance, semantic, statistics, eps, scale, kept
     of_norm = [x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (norm_weight, norm_bias)]
     dresidual = torch.empty_like(x) if has_residual and relu else x.new_empty(0)
     of_gate = (weight.new_empty(groups), bias.new_empty(groups))
@@ -230,46 +255,50 @@ class _Normed(torch.autograd.Function):
         scale: float = 1.0,
         residual: Tensor | None = None,
         relu: bool = False,
+        mean: Tensor | None = None,
+        variance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_forward.default
-        y, mean, variance, *saved = operator(
-            x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu
+        y, its_mean, its_variance, *saved = operator(
+            x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu, mean, variance
         )
-        ctx.save_for_backward(x, y if relu else None, norm_weight, norm_bias, mean, variance, weight, bias, *saved)
-        ctx.settings = (norm_eps, groups, eps, scale, residual is not None, relu)
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        of_norm = (norm_weight, norm_bias, its_mean, its_variance)
+        ctx.save_for_backward(x, y if relu else None, *of_norm, weight, bias, *saved)
+        ctx.settings = (norm_eps, groups, eps, scale, residual is not None, relu, mean is not None)
+        ctx.mark_non_differentiable(its_mean, its_variance)
+        return y, its_mean, its_variance
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, y, norm_weight, norm_bias, mean, variance, weight, bias, *saved = ctx.saved_tensors
-        norm_eps, groups, eps, scale, has_residual, relu = ctx.settings
+        norm_eps, groups, eps, scale, has_residual, relu, kept = ctx.settings
         of_norm = (norm_weight, norm_bias)
         if torch.is_grad_enabled():  # these gradients are to be differentiated
             dresidual = through_relu(grad, y)
-            plain = _plain(x, *of_norm, norm_eps, weight, bias, groups, eps, scale)[0]
+            statistics = (mean, variance) if kept else (None, None)
+            plain = _plain(x, *of_norm, norm_eps, weight, bias, groups, eps, scale, None, False, *statistics)[0]
             grads: Sequence[Tensor | None] = differentiable(plain, (x, *of_norm, weight, bias), dresidual)
         else:
             operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward.default
             *grads, dresidual = operator(
                 *(grad, x, y, *of_norm, norm_eps, mean, variance, weight, bias, *saved),
-                *(groups, eps, scale, has_residual, relu),
+                *(groups, eps, scale, has_residual, relu, kept),
             )
             shapes = (x, *of_norm, weight, bias)
             grads = [None if t is None or d is None else d.view_as(t) for d, t in zip(grads, shapes, strict=True)]
             dresidual = dresidual if relu else grad
         dx, dnorm_weight, dnorm_bias, dweight, dbias = grads
-        through_join = (dresidual if has_residual else None, None)
+        through_join = (dresidual if has_residual else None, None, None, None)
         return dx, dnorm_weight, dnorm_bias, None, dweight, dbias, None, None, None, *through_join
 
 
 _NORM = "Tensor? norm_weight, Tensor? norm_bias, float norm_eps"
 _PARAMETERS = f"{_NORM}, Tensor weight, Tensor bias, int groups, float eps, float scale"
-_JOIN = "Tensor? residual=None, bool relu=False"
+_JOIN = "Tensor? residual=None, bool relu=False, Tensor? mean=None, Tensor? variance=None"
 
 operator(
     "batch_norm_spatial_group_enhance",
-    f"(Tensor x, {_PARAMETERS}=1.0, {_JOIN}) -> (Tensor y, Tensor mean, Tensor variance)",
+    f"(Tensor x, {_PARAMETERS}=1.0, {_JOIN}) -> (Tensor y, Tensor its_mean, Tensor its_variance)",
     _normed,
     _shapes,
     gradient=_Normed,
@@ -279,14 +308,14 @@ operator(
 operator(
     "batch_norm_spatial_group_enhance_forward",
     f"(Tensor x, {_PARAMETERS}, {_JOIN}) "
-    "-> (Tensor y, Tensor mean, Tensor variance, Tensor semantic, Tensor statistics)",
+    "-> (Tensor y, Tensor its_mean, Tensor its_variance, Tensor semantic, Tensor statistics)",
     _normed_forward,
     _shapes_forward,
 )
 operator(
     "batch_norm_spatial_group_enhance_backward",
     f"(Tensor grad, Tensor x, Tensor? y, {_NORM}, Tensor mean, Tensor variance, Tensor weight, Tensor bias, "
-    "Tensor semantic, Tensor statistics, int groups, float eps, float scale, bool has_residual, bool relu) "
+    "Tensor semantic, Tensor statistics, int groups, float eps, float scale, bool has_residual, bool relu, bool kept) "
     "-> (Tensor dx, Tensor dnorm_weight, Tensor dnorm_bias, Tensor dweight, Tensor dbias, Tensor dresidual)",
     _normed_backward,
     _shapes_backward,

@@ -46,7 +46,7 @@ _RECORDS = {
     "sgenet_scale_forward": Struct(f"4Pq{_NORM}{_MAP}"),
     "sgenet_scale_backward": Struct(f"7P{_NORM}{_MAP}"),
     "sgenet_moments": Struct(f"3P{_MAP}"),
-    "sgenet_norm_backward": Struct(f"8P{_MAP}"),
+    "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
 }
 _NO_NORM = (0, 0, 0, 0, 0.0, 0)
 _OUT_OF_MEMORY = 1
@@ -271,17 +271,18 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float, kept: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a batch norm in training.
+    """The gradients of a batch norm.
 
     Args:
         grad: The gradient of what the norm returned, of the shape and dtype of `x`. It may be overwritten.
         x: The norm's input, (B, C, H, W) in float32 or bfloat16.
-        mean: Of each channel of `x`: C float32 values.
-        variance: The same, biased.
+        mean: What the norm subtracts from each channel: C float32 values.
+        variance: By whose root it divides: C float32 values, biased.
         weight: The norm's factor, C values, or None.
         eps: What the norm adds to the variance.
+        kept: Whether both are the norm's own, as in eval mode, and not those of `x`.
 
     Returns:
         The gradients of x, of the factor and of the summand; the last two in float32.
@@ -293,7 +294,7 @@ def norm_backward(
     _call(
         "sgenet_norm_backward",
         upstream.data_ptr(), x.data_ptr(), mean.data_ptr(), inverse.data_ptr(), _address(factor), upstream.data_ptr(),
-        dweight.data_ptr(), dbias.data_ptr(), *_map(x, channels_last),
+        dweight.data_ptr(), dbias.data_ptr(), kept, *_map(x, channels_last),
     )  # fmt: skip
     return upstream, dweight, dbias
 

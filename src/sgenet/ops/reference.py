@@ -273,17 +273,18 @@ def norm_affine(
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float
+    grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, eps: float, kept: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a batch norm in training.
+    """The gradients of a batch norm.
 
     Args:
         grad: The gradient of what the norm returned, of the shape and dtype of `x`. It may be overwritten.
         x: The norm's input, (B, C, *spatial).
-        mean: Of each channel of `x`, as `moments` returns it.
-        variance: The same, biased.
+        mean: What the norm subtracts from each channel, C values.
+        variance: By whose root it divides, C values, biased.
         weight: The norm's factor, C values, or None.
         eps: What the norm adds to the variance.
+        kept: Whether both are the norm's own, as in eval mode, and not those of `x`.
 
     Returns:
         The gradients of x, of the factor and of the summand.
@@ -291,7 +292,7 @@ def norm_backward(
     factor = torch.ones_like(mean) if weight is None else weight
     inverse, all_three = (variance + eps).rsqrt(), [True, True, True]
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        grad, x, factor, None, None, mean, inverse, True, eps, all_three
+        grad, x, factor, mean, variance, mean, inverse, not kept, eps, all_three
     )
     return gradients
 

@@ -82,6 +82,7 @@ struct NormBackward {
   const float *mean, *inverse, *weight;  // a value a channel; weight may be null
   void* dx;                              // may be `gradient`
   float *dweight, *dbias;                // a value a channel
+  bool kept;                             // mean and inverse are the norm's own, whatever x is
 };
 
 // One instruction set's kernels. They do nothing and return kNotHere where a shape does not fit their vectors.

@@ -219,5 +219,5 @@ SGENET_EXPORT int sgenet_moments(const MomentsRecord* given) {
 SGENET_EXPORT int sgenet_norm_backward(const NormBackwardRecord* given) {
   return run<NormBackward>(&Kernels::norm_backward,
                            {shape_of(given->map), given->gradient, given->x, given->mean, given->inverse,
-                            given->weight, given->dx, given->dweight, given->dbias});
+                            given->weight, given->dx, given->dweight, given->dbias, given->kept != 0});
 }

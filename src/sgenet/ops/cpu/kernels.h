@@ -421,6 +421,7 @@ Status norm_backward_channels_last(const NormBackward& call) {
   if (!enough) return kOutOfMemory;
   Rows<T, W>::to_pack_order(call.mean, common.mean, shape.channels);
   const Pass pass{call};
+  if (call.kept) pass.find_kept_slopes(common);
   in_parallel(shape.threads, [&](Team team) { pass.run_channels_last(team, common, areas); });
   return kDone;
 }

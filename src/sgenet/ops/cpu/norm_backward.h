@@ -1,5 +1,5 @@
-// The backward pass of a batch norm in training. For one channel with the mean u and the inverse deviation r of its N
-// values x, the norm's factor w, and dy the gradient of what it returned:
+// The backward pass of a batch norm. For one channel with the mean u and the inverse deviation r of its N values x, the
+// norm's factor w, and dy the gradient of what it returned:
 //
 //     dbias   = sum dy
 //     dweight = r sum dy (x - u)
@@ -7,6 +7,8 @@
 //
 // The sums need all of dy and x, so there are two passes over both. NHWC: memory sees both passes; the second walks the
 // other way and begins with what the caches still hold. NCHW: a channel's rows of all samples stay in the L2 cache.
+//
+// Where the norm keeps its u and r whatever x is (its eval mode), dx = w r dy waits for no sums: one pass.
 #pragma once
 
 #include "abi.h"
@@ -46,6 +48,7 @@ struct NormBackwardPass {
     const double weight = call.weight == nullptr ? 1.0 : call.weight[channel];
     call.dbias[channel] = float(sums.gradients);
     call.dweight[channel] = float(inverse * sums.products);
+    if (call.kept) return {float(weight * inverse), 0, 0};
     return {float(weight * inverse), float(sums.gradients / count), float(inverse * inverse * sums.products / count)};
   }
 
@@ -108,7 +111,25 @@ struct NormBackwardPass {
         own.sums[c].gradients += own.gradients[c];
         own.sums[c].products += own.products[c];
       }
+      if (call.kept) scale_rows(chunk, common);
     });
+  }
+
+  void scale_rows(Range rows, const Common& common) const {
+    const Index channels = call.shape.channels;
+    for (Index row = rows.first; row < rows.last; ++row) {
+      for (Index c = 0; c < channels; c += P::kElements) {
+        P out = P::read(gradient(row * channels + c));
+        for (int h = 0; h < P::kVectors; ++h) out.v[h] *= load<W>(common.slope + c + h * W);
+        out.write(dx(row * channels + c));
+      }
+    }
+  }
+
+  void find_kept_slopes(const Common& common) const {
+    for (Index place = 0; place < call.shape.channels; ++place) {
+      common.slope[place] = finish(Order::channel_of(place), {0, 0}).slope;
+    }
   }
 
   void find_gradient(const Common& common, Area* areas, Index parts) const {
@@ -149,6 +170,7 @@ struct NormBackwardPass {
     sum_rows(rows, common, areas[team.rank]);
     team.barrier();
     if (team.rank == 0) find_gradient(common, areas, team.size);
+    if (call.kept) return;
     team.barrier();
     write_rows(rows, common);
   }

@@ -76,6 +76,7 @@ struct NormBackwardRecord {
   const float *mean, *inverse, *weight;
   void* dx;
   float *dweight, *dbias;
+  Index kept;
   MapRecord map;
 };
 
