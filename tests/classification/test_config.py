@@ -36,6 +36,7 @@ from sgenet.training.settings import ordered_fields, read_settings, to_yaml, typ
         ({"momentum": 0.0}, ["nesterov", "momentum"]),
         ({"min_lr": 1.0}, ["min_lr", "lr"]),
         ({"model_options": "small"}, ["model_options", "mapping"]),
+        ({"model_options": {"num_classes": 5}}, ["model_options has 'num_classes'", "setting data"]),
         ({"pretrained": "yes"}, ["pretrained='yes'", "true or false"]),
         ({"model": ""}, ["model", "sgenet models"]),
         ({"seed": -1}, ["seed=-1"]),

@@ -16,6 +16,20 @@ from sgenet.training import SilentProgress
 SIZE = 96
 
 
+class Changed:
+    """A source of images of which a part is something else."""
+
+    def __init__(self, source: Any, **changes: Any) -> None:
+        self._source = source
+        self.__dict__.update(changes)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
 @pytest.fixture(scope="session")
 def shapes() -> DetectionData:
     """Twelve training images and six to judge by."""
@@ -43,6 +57,11 @@ def small_config(output: Path, detector: str = "retinanet", **settings: Any) -> 
         "output": str(output),
     }
     return make_detect_config("shapes", **{**given, **settings})
+
+
+@pytest.fixture(scope="session")
+def changed() -> type[Changed]:
+    return Changed
 
 
 @pytest.fixture(scope="session")

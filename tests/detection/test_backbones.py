@@ -134,6 +134,18 @@ def test_frozen_parts_are_in_eval_mode_with_their_dropout():
     assert [m.training for name, m in depths.items() if name.startswith("body.features.3.")] == [True] * 3
 
 
+def test_beside_attention_that_learns_what_is_frozen_is_in_eval_mode():
+    options = {"attention": "sge", "drop_path_rate": 0.5}
+    backbone = Backbone(create_trunk("timm:resnet18", options=options), frozen_stages=1)
+    first, second = (
+        {type(m).__name__: m.training for name, m in backbone.named_modules() if f".layer{layer}.1." in name}
+        for layer in (1, 2)
+    )
+    assert first == {name: name == "SpatialGroupEnhance" for name in first}
+    assert {"DropPath", "BatchNorm2d", "SpatialGroupEnhance"} <= first.keys()
+    assert all(second.values())
+
+
 @pytest.mark.parametrize("name", ["sge_resnet18", "timm:resnet18", "torchvision:shufflenet_v2_x0_5"])
 def test_the_first_stage_is_frozen_in_every_kind_of_network(name):
     backbone = Backbone(create_trunk(name), frozen_stages=1)

@@ -105,6 +105,11 @@ def test_long_names_are_shortened():
     assert of_colour(picture, 0)[80:100].any(dim=0).sum() > 600
 
 
+def test_a_name_of_two_lines_is_written_in_one():
+    box = objects([100, 100, 300, 300], labels=[0])
+    assert torch.equal(draw_objects(canvas(), box, ["traffic\nlight"]), draw_objects(canvas(), box, ["traffic light"]))
+
+
 def test_letters_and_lines_grow_with_the_image():
     small = draw_objects(canvas(640, 640), objects([160, 160, 480, 480], labels=[0]), NAMES)
     large = draw_objects(canvas(2560, 2560), objects([640, 640, 1920, 1920], labels=[0]), NAMES)

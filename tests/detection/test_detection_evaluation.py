@@ -162,6 +162,17 @@ def test_without_area_an_object_is_as_large_as_its_box_or_mask():
     assert evaluate(annotations, found, "segm").figures["APs"] == pytest.approx(1.0)
 
 
+def test_masks_need_the_size_of_their_image():
+    corner = [[10, 10, 50, 10, 50, 40, 10, 10]]
+    annotations, found = truth([[10, 10, 40, 30]], segmentation=corner), [result([10, 10, 40, 30], segmentation=corner)]
+    annotations["images"][0].update(height=100.0, width=120.0)
+    assert evaluate(annotations, found, "segm").figures["AP"] == pytest.approx(1.0)
+    del annotations["images"][0]["height"]
+    assert evaluate(annotations, found, "bbox").figures["AP"] == pytest.approx(1.0)
+    with pytest.raises(DataError, match=r"annotation 1 of image 1 has a mask, and .* no whole height and width"):
+        evaluate(annotations, found, "segm")
+
+
 def test_annotations_of_unknown_categories_or_images_are_left_out():
     annotations = truth([BOX, [60, 10, 50, 80], [0, 0, 9, 9]])
     annotations["annotations"][1]["category_id"] = 77

@@ -84,6 +84,10 @@ def test_weights_of_a_recipe_give_way_to_those_that_are_named():
         ({"anchor_sizes": (32, 64)}, "must be 5 sizes"),
         ({"schedule": "plateau"}, "schedule='plateau' must be one of step"),
         ({"lr_batch": 0}, "lr_batch=0 must be 1 or more"),
+        ({"batch_size": 2, "min_lr": 0.01}, "min_lr=0.01 is above lr=0.02, which a batch of 2 makes 0.0025"),
+        ({"detector_options": {"image_min_size": 3}}, "has 'image_min_size', which the setting min_size says"),
+        ({"detector_options": {"num_classes": 3}}, "has 'num_classes', which the setting data says"),
+        ({"backbone_options": {"pretrained": True}}, "has 'pretrained', which the setting pretrained says"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from sgenet.cli import main
+from sgenet.data import DetectionData
 from sgenet.detection import compare_runs, evaluate_results, evaluate_run, predict_objects
 from sgenet.detection.run_comparison import comparison_text
+from sgenet.detection.running import open_run
 from sgenet.errors import ConfigError, DataError, RunError
 
 
@@ -87,9 +90,16 @@ def test_a_run_equals_its_copy(trained, shapes, tmp_path):
     assert costs[0].backbone_parameters == 11_177_536  # of SGE-ResNet-18 without its classifier
 
 
-def test_what_else_differs_is_said(trained, boxes_run, shapes):
+def test_what_else_differs_is_said(trained, boxes_run, shapes, monkeypatch):
+    def stopped(run, checkpoint):
+        found = open_run(run, checkpoint)
+        assert found.epochs_done == 2
+        return dataclasses.replace(found, epochs_done=1) if run == boxes_run.run else found
+
+    monkeypatch.setattr("sgenet.detection.run_comparison.open_run", stopped)
     found = compare_runs([trained.run, boxes_run.run], data=shapes, resamples=50, latency=False)
     assert any("different detector" in warning for warning in found.warnings)
+    assert "The detectors were trained with different epochs so far: 2 for masks; 1 for boxes." in found.warnings
     assert found.masks is None
     text = comparison_text(found)
     for words in ("Warning: ", "AP50", "95% interval", "untested", "backbone GFLOPs", "11,177,536"):
@@ -137,7 +147,7 @@ def test_a_mistake_is_answered_in_one_line(words, message, capsys, monkeypatch, 
 def test_commands_of_a_run(trained, boxes_run, photos, capsys, tmp_path):
     assert main(["detect", "eval", str(trained.run), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert set(figures) == {"boxes", "masks"}
+    assert set(figures) == {"boxes", "masks", "skipped"}
     assert len(figures["boxes"]["figures"]) == 12
     output = tmp_path / "found"
     assert main(["detect", "predict", str(trained.run), *map(str, photos), "--output", str(output)]) == 0
@@ -149,6 +159,51 @@ def test_commands_of_a_run(trained, boxes_run, photos, capsys, tmp_path):
     runs = [str(boxes_run.run), str(trained.run)]
     assert main(["detect", "compare", *runs, "--no-latency", "--resamples", "50"]) == 0
     assert "minus" in capsys.readouterr().out
+
+
+def test_no_picture_takes_the_place_of_an_image(boxes_run, photos, tmp_path):
+    shutil.copy(photos[0], tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds the image 'a\.png' itself.* choose another folder"):
+        predict_objects(boxes_run.run, [photos[1], tmp_path / "a.png"], tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_name_as_long_as_names_can_be(boxes_run, photos, tmp_path):
+    image = shutil.copy(photos[0], tmp_path / f"{'a' * 251}.png")
+    (found,) = predict_objects(boxes_run.run, [image], tmp_path / "found")
+    assert found.picture.exists()
+
+
+def test_other_images_are_judged_by_their_own_category_ids(boxes_run, shapes, changed):
+    def renumbered():
+        truth = json.loads(json.dumps(shapes.val.to_coco()))
+        for entry in truth["categories"]:
+            entry["id"] += 40
+        for entry in truth["annotations"]:
+            entry["category_id"] += 40
+        return truth
+
+    ids = [number + 40 for number in shapes.val.category_ids]
+    others = DetectionData(shapes.train, changed(shapes.val, category_ids=ids, to_coco=renumbered), "others")
+    assert evaluate_run(boxes_run.run, data=others).boxes == evaluate_run(boxes_run.run, data=shapes).boxes
+
+
+def test_images_without_masks_are_judged_by_boxes_alone(trained, shapes, changed):
+    plain = DetectionData(shapes.train, changed(shapes.val, has_masks=False), "plain")
+    assert evaluate_run(trained.run, data=plain).masks is None
+
+
+def test_what_cannot_be_compared_or_written_is_known_before_the_work(boxes_run, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("sgenet.detection.run_comparison.results_of", None)
+    monkeypatch.setattr("sgenet.detection.run_evaluation.results_of", None)
+    with pytest.raises(ConfigError, match="is named twice"):
+        compare_runs([boxes_run.run, trained.run, boxes_run.run])
+    with pytest.raises(ConfigError, match="resamples=5 are too few"):
+        compare_runs([boxes_run.run, trained.run], resamples=5)
+    with pytest.raises(DataError, match="is no folder to write to"):
+        evaluate_run(boxes_run.run, results=tmp_path / "no" / "x.json")
 
 
 def test_help_lists_every_setting(capsys):

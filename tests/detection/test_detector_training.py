@@ -27,20 +27,6 @@ NOTHING = Target(
 )
 
 
-class Changed:
-    """A source of which a part is something else."""
-
-    def __init__(self, source, **changes):
-        self._source = source
-        self.__dict__.update(changes)
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-
 def state(run):
     return read_checkpoint(checkpoint_folder(run), "network.")["state_dict"]
 
@@ -116,8 +102,8 @@ def test_a_backbone_starts_from_a_classifier_and_frozen_stages_stay(shapes, conf
     assert not torch.equal(before["layer2.0.conv1.weight"], after["network.backbone.body.layer2.0.conv1.weight"])
 
 
-def test_images_without_objects_train(shapes, config_at, tmp_path):
-    empty = Changed(shapes.train, target=lambda index, masks=False: NOTHING)
+def test_images_without_objects_train(shapes, config_at, tmp_path, changed):
+    empty = changed(shapes.train, target=lambda index, masks=False: NOTHING)
     data = DetectionData(empty, shapes.val, "empty")
     for detector in ("retinanet", "cascade_rcnn"):
         config = config_at(tmp_path / detector, detector, epochs=1)
@@ -132,10 +118,17 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_and_images(shapes, con
     assert "the last good checkpoint is kept" in str(stop.value)
 
 
-def test_masks_are_needed_by_detectors_of_masks(shapes, config_at, tmp_path):
-    data = DetectionData(Changed(shapes.train, has_masks=False), shapes.val, "boxes")
-    with pytest.raises(DataError, match="'boxes' has no masks, which mask_rcnn learns"):
-        train_detector(config_at(tmp_path / "run", "mask_rcnn"), data=data, progress=SilentProgress())
+def test_masks_are_needed_by_detectors_of_masks(shapes, config_at, tmp_path, changed):
+    for which in ("train", "val"):
+        data = DetectionData(
+            *(
+                changed(source, has_masks=name != which)
+                for name, source in (("train", shapes.train), ("val", shapes.val))
+            ),
+            "boxes",
+        )
+        with pytest.raises(DataError, match=f"the {which}[a-z]* images of 'boxes' have no masks, which mask_rcnn"):
+            train_detector(config_at(tmp_path / "run", "mask_rcnn"), data=data, progress=SilentProgress())
     assert not (tmp_path / "run").exists()
 
 

@@ -359,6 +359,7 @@ def test_a_family_of_the_future_is_one_clear_line():
             "proposals_after_nms=100 has 1 values; give 2, one for",
         ),
         ("cascade_rcnn", {"box_features": True}, "box_features=True is not possible"),
+        ("cascade_rcnn", {"anchor_sizes": (1, 2, 4, 8, 16)}, "anchor_sizes 1 and anchor_ratios 0.5 has no area"),
         ("cascade_rcnn", {"frozen_stages": 5}, "frozen_stages=5 is not possible; give 0 for none"),
         ("cascade_rcnn", {"frozen_stages": "1"}, "frozen_stages='1' is not possible"),
         ("cascade_rcnn", {"image_mean": [0.5, 0.5, "x"]}, "image_mean='x' is not possible; give numbers"),
@@ -374,6 +375,25 @@ def test_bad_requests_are_named(name, options, message):
     with pytest.raises(ConfigError, match=message) as caught:
         create_detector(name, **asked)
     assert "\n" not in str(caught.value)
+
+
+def test_one_ratio_of_anchors_is_one():
+    assert small_detector("retinanet", anchor_ratios=1.0).anchor_generator.num_anchors_per_location() == [3] * 5
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 700), (3, 900, 1)])
+def test_an_image_too_thin_for_the_resize_keeps_a_pixel(shape):
+    height, width = shape[1:]
+    target = {"boxes": torch.tensor([[0.0, 0.0, width, height]]), "labels": torch.tensor([1])}
+    target["masks"] = torch.ones(1, height, width, dtype=torch.uint8)
+    detector = small_detector("mask_rcnn")
+    images, targets = detector.transform([torch.rand(shape)], [target])
+    (size,) = images.image_sizes
+    assert min(size) >= 1
+    assert targets[0]["masks"].shape[1:] == size
+    assert targets[0]["boxes"].tolist() == [[0, 0, size[1], size[0]]]
+    (found,) = detector.eval()([torch.rand(shape)])
+    assert set(found) == {"boxes", "labels", "scores", "masks"}
 
 
 def test_an_unknown_detector_has_its_own_class():

@@ -18,11 +18,16 @@ from sgenet.training.settings import (
     TrainingSettings,
     described,
     from_values,
+    refuse_settings,
     setting,
     words_of,
 )
 
 __all__ = ["TrainConfig", "list_recipes", "load_recipe", "make_config", "suggest_recipe", "to_words"]
+
+# What settings of their own say of a network, by the names of `create_model`.
+_OF_NETWORK = {name: name for name in ("pretrained", "attention", "attention_options")}
+_OF_NETWORK |= {"name": "model", "num_classes": "data"}
 
 _network = partial(setting, section="Network")
 _images = partial(setting, section="Images")
@@ -126,6 +131,7 @@ class TrainConfig(TrainingSettings):
     def check(self) -> None:
         """See that the values go together."""
         super().check()
+        refuse_settings("model_options", self.model_options, _OF_NETWORK)
         if self.weights is not None and self.pretrained:
             raise ConfigError(f"weights='{self.weights}' and pretrained=True are two starts; leave out one of them")
         if self.freeze_host and self.weights is None and not self.pretrained:

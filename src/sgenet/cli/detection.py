@@ -117,7 +117,8 @@ def _eval(words: list[str]) -> int:
         found = evaluate_run(own.run, **asked, results=own.write_results)
     parts = {"boxes": found.boxes} if found.masks is None else {"boxes": found.boxes, "masks": found.masks}
     if own.json:
-        print(json.dumps({name: _as_json(part) for name, part in parts.items()}, indent=2))
+        whole = {name: _as_json(part) for name, part in parts.items()} | {"skipped": list(found.skipped)}
+        print(json.dumps(whole, indent=2))
         return 0
     print("\n\n".join(_evaluation_text(name, part) for name, part in parts.items()))
     for name in found.skipped:

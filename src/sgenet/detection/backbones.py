@@ -123,11 +123,19 @@ class Backbone(nn.Module):
         return self
 
     def _hold(self, module: nn.Module, prefix: str) -> None:
-        """Put frozen parts and held norms below a module in eval mode; a part without parameters follows its owner."""
-        names = [prefix + name for name, _ in module.named_parameters()]
+        """Put frozen parts and held norms below a module in eval mode.
+
+        A part without parameters follows its owner, who is frozen too where only attention within it learns.
+        """
+        names = {prefix + name for name, _ in module.named_parameters()}
+        attention = {f"{prefix}{name}.": part for name, part in module.named_modules() if isinstance(part, Attention)}
+        learning = names - self.frozen
+        frozen = names != learning and all(name.startswith(tuple(attention)) for name in learning)
         held = self.norm_eval and isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if held or (names and self.frozen.issuperset(names)):
+        if held or frozen:
             module.eval()
+            for part in attention.values() if learning else ():
+                part.train()
             return
         for name, child in module.named_children():
             self._hold(child, f"{prefix}{name}.")

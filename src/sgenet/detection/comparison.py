@@ -19,7 +19,17 @@ from sgenet.detection.resampling import draw_weights, weighted_figures
 from sgenet.detection.results import Result
 from sgenet.errors import ConfigError, DataError
 
-__all__ = ["FEWEST_IMAGES", "Comparison", "FigureDifference", "Verdict", "compare", "markdown", "notes", "summary"]
+__all__ = [
+    "FEWEST_IMAGES",
+    "Comparison",
+    "FigureDifference",
+    "Verdict",
+    "check_resamples",
+    "compare",
+    "markdown",
+    "notes",
+    "summary",
+]
 
 Verdict: TypeAlias = Literal["better", "worse", "not significant", "untested"]
 
@@ -178,16 +188,29 @@ def compare(
     )
 
 
-def _check(results: Mapping[str, Sequence[Result]], baseline: str | None, resamples: int, level: float) -> str:
-    if len(results) < 2:
-        raise ConfigError(f"{len(results)} set of results cannot be compared; give two or more, each with its name")
-    if baseline is not None and baseline not in results:
-        raise ConfigError(f"baseline='{baseline}' is none of the runs; it must be one of {', '.join(results)}")
+def check_resamples(resamples: int, level: float = 0.95) -> None:
+    """Refuse too few resamples for an interval.
+
+    Args:
+        resamples: How often images are drawn.
+        level: Share of the resamples that an interval holds.
+
+    Raises:
+        ConfigError: If they are too few, or the level is no share.
+    """
     if not 0 < level < 1:
         raise ConfigError(f"level={level} must be above 0 and below 1, e.g. 0.95")
     fewest = int(np.ceil(2 / (1 - level) - 1e-9))
     if resamples < fewest:
         raise ConfigError(f"resamples={resamples} are too few to see {level:.0%} of them; choose {fewest} or more")
+
+
+def _check(results: Mapping[str, Sequence[Result]], baseline: str | None, resamples: int, level: float) -> str:
+    if len(results) < 2:
+        raise ConfigError(f"{len(results)} set of results cannot be compared; give two or more, each with its name")
+    if baseline is not None and baseline not in results:
+        raise ConfigError(f"baseline='{baseline}' is none of the runs; it must be one of {', '.join(results)}")
+    check_resamples(resamples, level)
     return next(iter(results)) if baseline is None else baseline
 
 

@@ -20,11 +20,23 @@ from sgenet.training.settings import (
     TrainingSettings,
     described,
     from_values,
+    refuse_settings,
     setting,
     words_of,
 )
 
 __all__ = ["DetectConfig", "make_detect_config", "to_detect_words"]
+
+# What the settings say of a detector and of its backbone, by the names of `create_detector` and `create_model`.
+_OF_DETECTOR = {
+    **{f"image_{name}": name for name in ("min_size", "max_size", "mean", "std")},
+    **{name: name for name in ("norm", "norm_eval", "frozen_stages", "freeze_attention")},
+    **{name: name for name in ("anchor_sizes", "fpn_norm", "fpn_attention", "backbone", "backbone_weights")},
+    **{name: name for name in ("pretrained", "backbone_options", "attention", "attention_options")},
+    "name": "detector",
+    "num_classes": "data",
+}
+_OF_BACKBONE = ("pretrained", "attention", "attention_options")
 
 _network = partial(setting, section="Network")
 _images = partial(setting, section="Images")
@@ -162,6 +174,8 @@ class DetectConfig(TrainingSettings):
     def check(self) -> None:
         """See that the values go together."""
         super().check()
+        refuse_settings("detector_options", self.detector_options, _OF_DETECTOR)
+        refuse_settings("backbone_options", self.backbone_options, {name: name for name in _OF_BACKBONE})
         if self.max_size < self.min_size:
             raise ConfigError(f"max_size={self.max_size} is below min_size={self.min_size}; raise it")
         if self.backbone_weights is not None and self.pretrained:

@@ -34,6 +34,7 @@ from sgenet.detection.options import (
     RetinaNetOptions,
     make_options,
 )
+from sgenet.detection.resizing import Resizing
 from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
 from sgenet.models import set_host_description
 
@@ -152,10 +153,12 @@ def build_host(description: dict[str, Any]) -> nn.Module:
 
 
 def _assemble(name: str, trunk: FeatureTrunk, num_classes: int, settings: DetectorOptions) -> nn.Module:
-    detector = _BUILDERS[name](trunk, num_classes + 1, settings)
+    detector: Any = _BUILDERS[name](trunk, num_classes + 1, settings)
+    detector.transform = Resizing(**_images(settings))
     options = {"backbone": trunk.description, **settings.to_dict()}
     set_host_description(detector, {"family": "detector", "name": name, "num_classes": num_classes, "options": options})
-    return detector.train()
+    whole: nn.Module = detector.train()
+    return whole
 
 
 def _pyramid(trunk: FeatureTrunk, settings: DetectorOptions, **levels: Any) -> Backbone:  # noqa: ANN401  # Backbone's

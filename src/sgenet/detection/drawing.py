@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 import contextlib
 import math
@@ -346,7 +347,7 @@ def _mask_in(size: tuple[int, int], mask: Tensor) -> Image.Image:
 
 
 def _texts(objects: Objects, classes: Sequence[str]) -> list[str]:
-    names = [classes[label] for label in objects.labels.tolist()]
+    names = [" ".join(classes[label].split()) for label in objects.labels.tolist()]
     if objects.scores is None:
         return names
     return [f"{name} {score:.2f}" for name, score in zip(names, objects.scores.tolist(), strict=True)]
@@ -414,9 +415,8 @@ def _hidden(plate: _Box, placed: Sequence[_Plate], boxes: Sequence[_Box]) -> flo
 def _shortened(text: str, font: _Font, width: float) -> str:
     if font.getlength(text) <= width:
         return text
-    while len(text) > 1 and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
+    fitting = bisect.bisect_left(range(1, len(text)), True, key=lambda n: font.getlength(f"{text[:n]}...") > width)
+    return f"{text[: max(fitting, 1)]}..."
 
 
 def _paint_leader(pen: ImageDraw.ImageDraw, plate: _Plate, line: int) -> None:

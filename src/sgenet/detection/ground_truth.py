@@ -37,6 +37,11 @@ class GroundTruth:
     categories: Mapping[int, str]
     annotations: Sequence[Mapping[str, Any]]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object has a mask."""
+        return all(annotation.get("segmentation") for annotation in self.annotations)
+
     def chosen(self, image_ids: Collection[int] | None) -> list[int]:
         """The ids of the images to judge, in rising order, each once.
 
@@ -134,7 +139,12 @@ class GroundTruth:
     def _mask(self, entry: Mapping[str, Any]) -> RunLengths:
         if not entry.get("segmentation"):
             raise ValueError("has no 'segmentation', which masks are judged by")
-        return run_lengths(entry["segmentation"], *self.images[entry["image_id"]])
+        height, width = self.images[entry["image_id"]]
+        if not height or not width:
+            raise ValueError(
+                f"has a mask, and the annotations state no whole height and width of its image {entry['image_id']}"
+            )
+        return run_lengths(entry["segmentation"], height, width)
 
 
 def _area(mask: RunLengths | None) -> int:
@@ -225,8 +235,14 @@ def _by_id(entries: Sequence[object], what: str, where: str) -> dict[int, dict[s
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:
-    height, width = image.get("height"), image.get("width")
-    return (int(height), int(width)) if is_whole(height) and is_whole(width) else (0, 0)  # type: ignore[arg-type]
+    height, width = (_side(image.get(name)) for name in ("height", "width"))
+    return (height, width) if height and width else (0, 0)
+
+
+def _side(value: object) -> int:
+    """Pixels; 0 where no whole number above 0 is stated, which may be written with a point."""
+    whole = is_whole(value) or (isinstance(value, float) and value.is_integer())
+    return max(0, int(value)) if whole else 0  # type: ignore[call-overload]
 
 
 def _problem(annotation: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -83,6 +84,7 @@ class DetectorOptions:
             value = getattr(self, option.name)
             if isinstance(value, list):
                 object.__setattr__(self, option.name, tuple(value))
+        object.__setattr__(self, "anchor_ratios", _all(self.anchor_ratios))
         self._check()
 
     def _check(self) -> None:
@@ -102,6 +104,11 @@ class DetectorOptions:
         _check_count("image_mean", self.image_mean, 3, "the three channels")
         _check_count("image_std", self.image_std, 3, "the three channels")
         _check_count("anchor_sizes", self.anchor_sizes, _LEVELS, "the five levels of the pyramid")
+        for size, ratio in itertools.product(self.anchor_sizes, self.anchor_ratios):
+            if round(size * min(ratio, 1 / ratio) ** 0.5 / 2) == 0:
+                raise ConfigError(
+                    f"an anchor of anchor_sizes {size} and anchor_ratios {ratio:g} has no area; give a larger size"
+                )
         if max(_all(self.image_min_size)) > self.image_max_size:
             raise ConfigError(
                 f"image_min_size={self.image_min_size} is above image_max_size={self.image_max_size}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from sgenet.detection.drawing import Objects, draw_objects
 from sgenet.detection.results import Result, to_results, write_results
 from sgenet.detection.running import TrainedDetector, open_run, validation_images
 from sgenet.errors import ConfigError, RunError
+from sgenet.writing import appearing_whole
 
 __all__ = ["FoundObjects", "predict_objects"]
 
@@ -63,16 +64,17 @@ def predict_objects(
         One an image, in their order, those that cannot be read included.
 
     Raises:
-        SgenetError: If the run or the folder cannot be used.
+        SgenetError: If the run or the folder cannot be used, or a drawing would take the place of an image.
     """
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold} must be between 0 and 1")
     detector = open_run(run, checkpoint)
+    chosen = [*(_of_validation(detector) if images is None else _of_files(images))]
     folder = _folder(output)
+    pictures = _pictures(folder, [path for _, path, _ in chosen])
     found: list[FoundObjects] = []
     results: list[Result] = []
-    taken: set[str] = set()
-    for number, path, load in _of_validation(detector) if images is None else _of_files(images):
+    for (number, path, load), picture in zip(chosen, pictures, strict=True):
         try:
             image = load()
         except UnreadableImage as error:
@@ -80,7 +82,6 @@ def predict_objects(
             continue
         (own,) = detector([image.to(detector.device).float() / 255])
         results += to_results(number, own, detector.category_ids)
-        picture = folder / _free(f"{Path(path).stem}.png", taken)
         found.append(_drawn(path, image, own, detector, threshold, picture))
     write_results(folder / "results.json", results)
     return found
@@ -109,12 +110,13 @@ def _drawn(
 
 
 def _write_png(image: Tensor, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with appearing_whole(path) as temporary:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+    except OSError as error:
+        raise RunError(
+            f"picture '{path}' cannot be written: {error.strerror or error}; choose another folder"
+        ) from error
 
 
 def _folder(output: str | os.PathLike[str]) -> Path:
@@ -124,6 +126,20 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise RunError(f"output '{folder}' cannot be written: {error.strerror or error}; choose another") from error
     return folder
+
+
+def _pictures(folder: Path, images: Sequence[str]) -> list[Path]:
+    """Where the drawing of each image goes: none where an image lies."""
+    taken: set[str] = set()
+    pictures = [folder / _free(f"{Path(image).stem}.png", taken) for image in images]
+    own = {Path(image).resolve() for image in images}
+    for picture in pictures:
+        if picture.resolve() in own:
+            raise ConfigError(
+                f"output '{folder}' holds the image '{picture.name}' itself, whose place its drawing would take; "
+                "choose another folder"
+            )
+    return pictures
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -13,13 +13,15 @@ import torch
 from sgenet.bench.table import aligned
 from sgenet.classification.config import TrainConfig
 from sgenet.data import DetectionData
-from sgenet.detection.comparison import Comparison, compare, summary
+from sgenet.detection.comparison import Comparison, check_resamples, compare, summary
 from sgenet.detection.config import DetectConfig
 from sgenet.detection.cost import backbone_cost
+from sgenet.detection.images import has_masks
 from sgenet.detection.results import Result
 from sgenet.detection.running import TrainedDetector, check_classes, names_of, open_run, results_of, validation_images
-from sgenet.detection.starting_points import StartingPoint, same_start
+from sgenet.detection.starting_points import EPOCHS_DONE, StartingPoint, same_start
 from sgenet.errors import ConfigError, SgenetError
+from sgenet.models import read_metadata
 from sgenet.timing import Ratio, compare_latency
 from sgenet.training.settings import read_settings
 
@@ -51,15 +53,17 @@ class RunComparison:
 
     Attributes:
         boxes: Figures of the boxes, and their differences.
-        masks: The same of the masks, where all runs have them.
+        masks: The same of the masks, where all runs and the images have them.
         costs: By the names of the runs.
         warnings: What else differs between the runs.
+        skipped: Images that could not be read, and were not judged: one ``path: reason`` each.
     """
 
     boxes: Comparison
     masks: Comparison | None
     costs: dict[str, DetectorCost]
     warnings: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
 
 def compare_runs(
@@ -87,8 +91,8 @@ def compare_runs(
     Raises:
         SgenetError: If a run or the data cannot be used, or the runs have other classes.
     """
-    if len(runs) < 2:
-        raise ConfigError(f"{len(runs)} run cannot be compared; give two or more")
+    _check_runs(runs)
+    check_resamples(resamples)
     names = names_of(runs)
     detectors = {name: open_run(run, checkpoint) for name, run in zip(names, runs, strict=True)}
     source = validation_images(detectors[names[0]], data)
@@ -96,17 +100,17 @@ def compare_runs(
     for name, detector in detectors.items():
         progress(f"{name}: finding objects in {len(source):,} images")
         check_classes(detector, names[0], source.classes)
-        results[name], image_ids, _ = results_of(detector, source)
+        results[name], image_ids, skipped = results_of(detector, source)
     truth = source.to_coco()
     boxes = compare(truth, results, "bbox", image_ids=image_ids, resamples=resamples)
-    with_masks = all("mask" in detector.config.detector for detector in detectors.values())
+    with_masks = source.has_masks and all(has_masks(detector.config) for detector in detectors.values())
     masks = compare(truth, results, "segm", image_ids=image_ids, resamples=resamples) if with_masks else None
     if latency:
         progress("measuring latency")
     times = _latencies(detectors) if latency else {}
     costs = {name: _cost(detector, times.get(name)) for name, detector in detectors.items()}
-    starts = [_starting_point(name, detector.config) for name, detector in detectors.items()]
-    return RunComparison(boxes, masks, costs, tuple(same_start(starts)))
+    starts = [_starting_point(name, detector) for name, detector in detectors.items()]
+    return RunComparison(boxes, masks, costs, tuple(same_start(starts)), tuple(skipped))
 
 
 def comparison_text(comparison: RunComparison) -> str:
@@ -127,7 +131,17 @@ def comparison_text(comparison: RunComparison) -> str:
     parts = [f"Warning: {warning}" for warning in comparison.warnings]
     parts += [summary(comparison.boxes)]
     parts += [] if comparison.masks is None else [summary(comparison.masks)]
-    return "\n\n".join([*parts, costs])
+    left_out = [f"left out, unreadable: {name}" for name in comparison.skipped]
+    return "\n\n".join([*parts, costs, *(["\n".join(left_out)] if left_out else [])])
+
+
+def _check_runs(runs: Sequence[str | os.PathLike[str]]) -> None:
+    if len(runs) < 2:
+        raise ConfigError(f"{len(runs)} run cannot be compared; give two or more")
+    places = [Path(run).resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"run '{os.fspath(run)}' is named twice; name each once")
 
 
 def _cost_cells(cost: DetectorCost) -> list[str]:
@@ -156,8 +170,9 @@ def _step(detector: TrainedDetector) -> Callable[[], object]:
     return lambda: detector([image])
 
 
-def _starting_point(name: str, config: DetectConfig) -> StartingPoint:
-    return StartingPoint(name, _origin(config), asdict(config))
+def _starting_point(name: str, detector: TrainedDetector) -> StartingPoint:
+    config = detector.config
+    return StartingPoint(name, _origin(config), asdict(config) | {EPOCHS_DONE: detector.epochs_done})
 
 
 def _origin(config: DetectConfig) -> dict[str, Any] | str | None:
@@ -167,6 +182,7 @@ def _origin(config: DetectConfig) -> dict[str, Any] | str | None:
     if config.backbone_weights is None:
         return "random weights"
     try:
-        return asdict(read_settings(TrainConfig, Path(config.backbone_weights) / "config.yaml"))
-    except SgenetError:
+        settings = asdict(read_settings(TrainConfig, Path(config.backbone_weights) / "config.yaml"))
+        return settings | {EPOCHS_DONE: read_metadata(config.backbone_weights)["epoch"]}
+    except (SgenetError, KeyError):
         return None

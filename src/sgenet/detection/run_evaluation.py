@@ -11,9 +11,10 @@ from sgenet.data import DetectionData, open_detection_data
 from sgenet.detection.cascade import CascadeHeads
 from sgenet.detection.evaluation import Evaluation, evaluate
 from sgenet.detection.ground_truth import read_ground_truth
+from sgenet.detection.images import has_masks
 from sgenet.detection.results import Result, read_results, write_results
 from sgenet.detection.running import TrainedDetector, open_run, results_of, validation_images
-from sgenet.errors import ConfigError
+from sgenet.errors import ConfigError, DataError
 
 __all__ = ["DetectEvaluation", "evaluate_results", "evaluate_run"]
 
@@ -24,7 +25,7 @@ class DetectEvaluation:
 
     Attributes:
         boxes: COCO's figures of the boxes.
-        masks: The same of the masks; None for detectors without.
+        masks: The same of the masks; None where the detector or the images have none.
         skipped: Images that could not be read, and were not judged: one ``path: reason`` each.
     """
 
@@ -61,6 +62,8 @@ def evaluate_run(
         SgenetError: If the run, its checkpoint, the data or the file cannot be used.
         ConfigError: If `stages` is given for a detector that has none, or not so many.
     """
+    if results is not None:
+        _check_writable(Path(results))
     detector = open_run(run, checkpoint)
     if stages is not None:
         _use_stages(detector, stages)
@@ -68,7 +71,7 @@ def evaluate_run(
     found, image_ids, skipped = results_of(detector, source)
     if results is not None:
         write_results(results, found)
-    masks = "mask" in detector.config.detector
+    masks = has_masks(detector.config) and source.has_masks
     return _judged(source.to_coco(), found, image_ids, tuple(skipped), per_class=per_class, masks=masks)
 
 
@@ -83,7 +86,7 @@ def evaluate_results(
         per_class: Also give the figures of each class.
 
     Returns:
-        The figures; of masks too, where every result has one.
+        The figures; of masks too, where every result and every object has one.
 
     Raises:
         SgenetError: If a file cannot be used.
@@ -91,7 +94,7 @@ def evaluate_results(
     truth: Any = _annotations(data)
     known = read_ground_truth(truth)
     found = read_results(results, image_ids=known.images, category_ids=known.categories)
-    masks = bool(found) and all("segmentation" in result for result in found)
+    masks = bool(found) and all("segmentation" in result for result in found) and known.has_masks
     return _judged(known, found, None, (), per_class=per_class, masks=masks)
 
 
@@ -101,6 +104,15 @@ def _annotations(data: str | os.PathLike[str] | DetectionData) -> Any:  # noqa: 
     if Path(data).suffix == ".json":
         return data
     return open_detection_data(Path(data)).val.to_coco()
+
+
+def _check_writable(results: Path) -> None:
+    """Before the images are gone through: a file that cannot be written is known early."""
+    folder = results.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(
+            f"results '{results}' cannot be written: '{folder}' is no folder to write to; give another file"
+        )
 
 
 def _use_stages(detector: TrainedDetector, stages: int) -> None:

@@ -34,8 +34,9 @@ class TrainedDetector:
         network: Takes a list of float images (3, H, W) in 0..1, and gives boxes, labels from 1 on, scores and maybe
             masks of each.
         classes: Names of the classes.
-        category_ids: What COCO's files call them.
+        category_ids: What COCO's files of its training images call them.
         device: Of the network.
+        epochs_done: How many epochs the run has behind it, whichever of its checkpoints this is.
     """
 
     run: Path
@@ -44,6 +45,7 @@ class TrainedDetector:
     classes: list[str]
     category_ids: list[int]
     device: torch.device
+    epochs_done: int
 
     @torch.inference_mode()
     def __call__(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -74,17 +76,18 @@ def open_run(run: str | os.PathLike[str], checkpoint: Literal["last", "best"] = 
         SgenetError: If the folder is no such run, or its checkpoint is damaged.
     """
     folder = RunFolder.open(run)
-    config = folder.read_config(DetectConfig)
     where = checkpoint_folder(folder.path, checkpoint)
     verify(where)
     header = read_metadata(where / "model.safetensors")
     if "category_ids" not in header:
         raise CheckpointError(f"'{run}' holds no detector: `sgenet detect train` did not write it")
+    config = folder.read_config(DetectConfig)
+    done = read_metadata(folder.path)["epoch"]
     device = choose_device(config.accelerator)
     network = load(where / "model.safetensors").to(device)
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    return TrainedDetector(folder.path, config, network, header["classes"], header["category_ids"], device)
+    return TrainedDetector(folder.path, config, network, header["classes"], header["category_ids"], device, done)
 
 
 def validation_images(detector: TrainedDetector, data: str | DetectionData | None) -> DetectionSource:
@@ -151,7 +154,7 @@ def results_of(detector: TrainedDetector, source: DetectionSource) -> tuple[list
         found = detector(prepare_images(batch, detector.device))
         for index, own in zip(batch.indices.tolist(), found, strict=True):
             image_ids.append(source.image_ids[index])
-            results += to_results(source.image_ids[index], own, detector.category_ids)
+            results += to_results(source.image_ids[index], own, source.category_ids)  # those of its annotations
     return results, image_ids, skipped
 
 

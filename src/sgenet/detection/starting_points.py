@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["StartingPoint", "same_start"]
+__all__ = ["EPOCHS_DONE", "StartingPoint", "same_start"]
+
+EPOCHS_DONE = "epochs so far"
+"""Beside the settings of a training: how many epochs of it are done."""
 
 # What a comparison is about, and where something was computed, may differ.
 _COMPARED = frozenset({"model", "attention", "attention_options", "backbone", "backbone_weights", "fpn_attention"})
 _CIRCUMSTANCES = frozenset({"output", "accelerator", "devices", "nodes", "loader", "workers", "compile"})
 _CIRCUMSTANCES |= {"channels_last", "checkpoint_every_steps"}
 # Named first, because they matter most.
-_FIRST = ("data", "weights", "pretrained", "epochs", "batch_size", "schedule", "milestones", "lr", "seed")
+_FIRST = ("data", "weights", "pretrained", "epochs", EPOCHS_DONE, "batch_size", "schedule", "milestones", "lr", "seed")
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,14 @@ def _fit(
 
 
 def _check_masks(config: DetectConfig, data: DetectionData) -> None:
-    if has_masks(config) and not data.train.has_masks:
-        raise DataError(f"'{data.name}' has no masks, which {config.detector} learns; choose a detector without masks")
+    if not has_masks(config):
+        return
+    for which, source in (("training", data.train), ("validation", data.val)):
+        if not source.has_masks:
+            raise DataError(
+                f"the {which} images of '{data.name}' have no masks, which {config.detector} learns and is judged by; "
+                "choose a detector without masks"
+            )
 
 
 def _absolute(config: DetectConfig) -> DetectConfig:

@@ -15,6 +15,7 @@ from sgenet.attention import Attention
 from sgenet.errors import CheckpointError
 from sgenet.models.networks import build, describe
 from sgenet.surgery import attention_report, classifier_names
+from sgenet.writing import appearing_whole
 
 __all__ = ["checkpoint_folder", "load", "load_weights", "read_metadata", "save"]
 
@@ -47,12 +48,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: dict[str, 
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     header = {"network": describe(model), **(metadata or {})}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with appearing_whole(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", _KEY: json.dumps(header)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -194,13 +194,36 @@ class TrainingSettings(Settings):
             raise ConfigError(f"schedule='plateau' has no warm-up; set warmup_epochs=0 (it is {self.warmup_epochs:g})")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ConfigError("nesterov needs momentum above 0; set momentum=0.9 or nesterov=false")
-        if self.min_lr > self.lr:
-            raise ConfigError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}; lower it")
+        if self.min_lr > self.peak_lr:
+            of_batch = "" if self.peak_lr == self.lr else f", which a batch of {self.batch_size} makes {self.peak_lr:g}"
+            raise ConfigError(f"min_lr={self.min_lr:g} is above lr={self.lr:g}{of_batch}; lower it")
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size={self.batch_size} cannot be split into accumulate={self.accumulate} equal passes; "
                 "choose a divisor"
             )
+
+
+def refuse_settings(option: str, given: Mapping[str, Any], settings: Mapping[str, str]) -> None:
+    """Refuse, among the options of a part, what settings of their own say.
+
+    Args:
+        option: The setting that holds the options, e.g. "model_options".
+        given: The options.
+        settings: Names of options, each with the setting that says it.
+
+    Raises:
+        ConfigError: If one of them is given.
+
+    Examples:
+        >>> refuse_settings("model_options", {"pretrained": True}, {"pretrained": "pretrained"})
+        Traceback (most recent call last):
+        ...
+        sgenet.errors.ConfigError: model_options has 'pretrained', which the setting pretrained says; give that instead
+    """
+    for name in given:
+        if name in settings:
+            raise ConfigError(f"{option} has '{name}', which the setting {settings[name]} says; give that instead")
 
 
 def ordered_fields(kind: type[Any]) -> tuple[Field[Any], ...]:
