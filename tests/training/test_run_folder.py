@@ -74,6 +74,17 @@ def test_an_output_that_cannot_be_is_an_error(tmp_path):
         RunFolder.create(TrainConfig(output="/proc/sgenet"), "x")
 
 
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunError, match=r"output 'runs'.*the link 'runs' leads nowhere"):
+        RunFolder.check(None)
+    with pytest.raises(RunError, match=r"the link '.*runs' leads nowhere.*another --output"):
+        RunFolder.check("runs/mine")
+    with pytest.raises(RunError, match=r"output 'runs' cannot be written"):
+        RunFolder.create(TrainConfig(), "x")
+
+
 def test_a_folder_without_settings_is_no_run(tmp_path):
     with pytest.raises(RunError, match=r"config\.yaml"):
         RunFolder.open(tmp_path)

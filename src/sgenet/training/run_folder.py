@@ -106,9 +106,14 @@ class RunFolder:
         try:
             if output is not None and path.is_dir() and any(path.iterdir()):
                 raise RunError(_taken(path))
-            nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+            nearest = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
         except OSError as error:
             raise _unwritable(path, error) from error
+        if not nearest.exists():
+            raise RunError(
+                f"output '{path}' cannot be a folder: the link '{nearest}' leads nowhere; make the folder that it "
+                "names, or choose another --output"
+            )
         if not nearest.is_dir():
             raise RunError(f"output '{path}' cannot be a folder: '{nearest}' is a file; choose another --output")
         if not os.access(nearest, os.W_OK | os.X_OK):
@@ -210,12 +215,14 @@ def _new_folder(output: str | None, name: str) -> Path:
         if any(path.iterdir()):
             raise RunError(_taken(path))
         return path
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
     stem = re.sub(r"[^\w.]+", "-", name).strip("-")
     number = 1
     while True:
-        path = Path("runs") / f"{stem}-{number}"
+        path = runs / f"{stem}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             number += 1
         else:
