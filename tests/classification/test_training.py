@@ -295,9 +295,16 @@ def test_a_batch_of_which_nothing_can_be_read_is_passed_over(tmp_path, config, s
 
 def test_a_set_smaller_than_a_batch_is_one_step(data, config, stop_at):
     progress = stop_at()
-    result = train(config(batch_size=64, accumulate=4, epochs=2), data=data, progress=progress)
+    result = train(config(batch_size=64, epochs=2), data=data, progress=progress)
     assert [row.step for row in result.history] == [1, 2]
     assert progress.steps == 2
+
+
+def test_a_set_smaller_than_a_batch_is_not_split_into_passes(data, config, stop_at):
+    """Each pass would count for a quarter of the step, and there are fewer than four."""
+    with pytest.raises(ConfigError, match=r"batch_size=64 in accumulate=4 passes.*there are 44; lower batch_size"):
+        train(config(batch_size=64, accumulate=4), data=data, progress=stop_at())
+    assert not Path(config().output).exists()
 
 
 def test_an_interruption_says_how_to_go_on(data, config, stop_at):
