@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import sgenet
 from sgenet.classification import resume, train
@@ -129,6 +130,20 @@ def test_resuming_can_train_for_longer(data, config, stop_at):
     assert [row.epoch for row in longer.history] == [1, 2]
     assert read_settings(TrainConfig, longer.run / "config.yaml").epochs == 2
     assert len(json.loads((longer.run / "environment.json").read_text())["sessions"]) == 2
+
+
+def test_a_longer_schedule_holds_from_the_first_step_on(data, config, stop_at):
+    """A finished cosine has come down to 0, and one over twice the steps is half way."""
+    train(config(epochs=1, batch_size=44, warmup_epochs=0), data=data, progress=stop_at())
+    rates = []
+
+    class Looking(stop_at):
+        def start(self, description, total_steps, completed=0):
+            hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+            self.stop = hook.remove
+
+    longer = resume(config().output, epochs=2, data=data, progress=Looking())
+    assert rates == [longer.history[-1].lr] == pytest.approx([config().lr / 2])
 
 
 def test_a_run_folder_holds_what_it_promises(trained, image_folder):

@@ -146,7 +146,7 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         """The learning rate of the last step."""
         if self._plateau is not None:
             return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return self.config.peak_lr * learning_rate_factor(self.config, self.global_step - 1, self.steps_per_epoch)
+        return self.config.peak_lr * self._rate_factor(self.global_step - 1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # one of Lightning's many forms
         """The optimiser, with the learning rate as a function of the step."""
@@ -157,11 +157,14 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
                 self._plateau.load_state_dict(self._plateau_state)
             return optimizer
 
-        def factor(step: int) -> float:
-            return learning_rate_factor(self.config, step, self.steps_per_epoch)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Begin at the schedule's rate: a checkpoint holds that of the schedule it was written under."""
+        if self._plateau is None:
+            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+                group["lr"] = group["initial_lr"] * self._rate_factor(self.global_step)
 
     def on_train_epoch_start(self) -> None:
         """Freeze batch normalisation from the epoch on that the settings name."""
@@ -182,6 +185,9 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         if self.trainer.world_size > 1:
             for buffer in self.weights.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+
+    def _rate_factor(self, step: int) -> float:
+        return learning_rate_factor(self.config, step, self.steps_per_epoch)
 
     def seed_pass(self, batch_idx: int) -> int:
         """Seed the network's own randomness for the forward pass of a batch.
