@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image, header_problem
-from sgenet.data.source import ClassificationData
+from sgenet.data.source import ClassificationData, few
 from sgenet.errors import ConfigError, DataError
 
-__all__ = ["FileSource", "open_class_folders", "open_label_table"]
+__all__ = ["FileSource", "open_class_folders", "open_known_classes", "open_label_table"]
 
 # Reading the first bytes of more files than this would keep a user waiting; the loaders find those that are no images.
 _HEADER_CHECK_LIMIT = 200_000
@@ -105,6 +105,36 @@ def open_class_folders(root: Path, *, val_split: float, seed: int) -> Classifica
     return _assembled(root, train, val, val_split, seed)
 
 
+def open_known_classes(root: Path, classes: Sequence[str]) -> tuple[FileSource, tuple[str, ...]]:
+    """Open all images of ``root/val/CLASS/*``, or of ``root/CLASS/*`` where there is no ``val``.
+
+    Args:
+        root: An existing folder.
+        classes: Whose positions are the labels. The folder may have images of fewer.
+
+    Returns:
+        The images; and the files that are none and are left out, one ``path: reason`` each.
+
+    Raises:
+        DataError: If the folder does not hold that, or has another class.
+    """
+    folder = root / "val" if (root / "val").is_dir() else root
+    if folder == root and (root / "train").is_dir() and "train" not in classes:
+        raise DataError(f"{root} has a folder train but no folder val; give {root / 'train'} to judge by those images")
+    entries = _entries(folder, root)
+    for label in sorted({entry.label for entry in entries} - set(classes)):
+        raise DataError(
+            f"class '{label}' in {folder} is none of the network's {len(classes)} ({few(classes)}); give images of its "
+            "classes"
+        )
+    problems = _header_problems(root, entries)
+    kept = [entry for entry in entries if entry.path not in problems]
+    if not kept:
+        first = entries[0].path
+        raise DataError(f"no image in {folder} can be used; the first, {first}: {problems[first]}")
+    return _source(root, kept, classes), _rejected(root, problems)
+
+
 def open_label_table(root: Path, table: Path, *, val_split: float, seed: int) -> ClassificationData:
     """Open the files that a CSV file names: columns ``path`` (from `root`), ``label`` and, if wanted, ``split``.
 
@@ -155,10 +185,13 @@ def _assembled(root: Path, train: list[_Entry], val: list[_Entry], val_split: fl
         readable, kept = _divided(readable, val_split, seed)
     if not kept:
         raise DataError(f"no validation image in {root} can be used; the first, {val[0].path}: {problems[val[0].path]}")
-    rejected = tuple(f"{root / path}: {reason}" for path, reason in problems.items())
     return ClassificationData(
-        _source(root, readable, classes), _source(root, kept, classes), root.resolve().name, rejected
+        _source(root, readable, classes), _source(root, kept, classes), root.resolve().name, _rejected(root, problems)
     )
+
+
+def _rejected(root: Path, problems: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{root / path}: {reason}" for path, reason in problems.items())
 
 
 def _source(root: Path, entries: Sequence[_Entry], classes: Sequence[str]) -> FileSource:

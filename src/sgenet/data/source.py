@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sgenet.errors import DataError
 
-__all__ = ["ArraySource", "ClassificationData", "ImageSource", "UnreadableImage"]
+__all__ = ["ArraySource", "ClassificationData", "ImageSource", "UnreadableImage", "few"]
 
 
 class UnreadableImage(DataError):  # noqa: N818  # it names the image, which most often is skipped, not the failure
@@ -127,3 +127,13 @@ class ClassificationData:
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return self.train.classes
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of some names, for messages.
+
+    Examples:
+        >>> few(["ant", "bee", "cat", "dog"])
+        'ant, bee, cat, ...'
+    """
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
