@@ -1,3 +1,4 @@
+import os
 import pickle
 import shutil
 
@@ -43,6 +44,53 @@ def test_what_is_passed_over_and_what_is_not(two_classes):
     assert len(data.train) == 6 + 2 + 1
     assert files(data.train, two_classes)["train/cat/more/deeper/0.png"] == "cat"
     assert files(data.train, two_classes)["train/dog/UPPER.PNG"] == "dog"
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "words"),
+    [
+        ("train/cat/up", "..", ["train/cat/up leads back"]),
+        ("train/cat/up", ".", ["train/cat/up leads back"]),
+        ("train/cat/more/up", "../../../..", ["train/cat/more/up leads back"]),
+        ("train/cat/pets", "../dog", ["train/cat/pets and", "train/dog are the same folder"]),
+        ("train/cat/again", "more", ["train/cat/again and", "train/cat/more are the same folder"]),
+        ("train/ant", "cat", ["train/ant and", "train/cat are the same folder"]),
+        ("val/dog/pets", "../../train/cat", ["train/cat and", "val/dog/pets are the same folder"]),
+        ("train/all", ".", ["train/all leads back"]),
+    ],
+)
+def test_a_link_to_images_that_are_taken_already_is_refused(two_classes, link, to, words):
+    shutil.copytree(two_classes / "val/cat", two_classes / "train/cat/more")
+    (two_classes / link).symlink_to(to)
+    with pytest.raises(DataError) as error:
+        open_data(two_classes)
+    says(error, *words, "remove")
+
+
+def test_links_to_other_images_are_followed(two_classes, make_folder):
+    more = make_folder("a.png", "deeper/b.png", name="more")
+    (two_classes / "train/dog/more").symlink_to(more)
+    (two_classes / "train/emu").symlink_to(make_folder("c.png", name="emus"))
+    data = open_data(two_classes)
+    assert len(data.train) == 6 + 2 + 1
+    assert files(data.train, two_classes)["train/dog/more/deeper/b.png"] == "dog"
+    shutil.rmtree(two_classes / "val")
+    (two_classes / "val").symlink_to(two_classes / "train")
+    assert len(open_data(two_classes).val) == 9, "to look at how well it knows what it learned from"
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(two_classes, monkeypatch):
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    (two_classes / "train/cat/more").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"train/cat/more cannot be listed \(Permission denied\)"):
+        open_data(two_classes)
 
 
 def test_sources_can_be_sent_to_workers(two_classes):

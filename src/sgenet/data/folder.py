@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -98,10 +98,9 @@ def open_class_folders(root: Path, *, val_split: float, seed: int) -> Classifica
         )
     if not has_val and not val_split:
         raise DataError(_no_validation(root))
-    if has_val:
-        train, val = _entries(train_root, root), _entries(root / "val", root)
-    else:
-        train, val = _entries(train_root, root), []
+    taken = _TakenFolders(root)
+    train = _entries(train_root, root, taken)
+    val = _entries(root / "val", root, taken) if has_val else []
     return _assembled(root, train, val, val_split, seed)
 
 
@@ -121,7 +120,7 @@ def open_known_classes(root: Path, classes: Sequence[str]) -> tuple[FileSource, 
     folder = root / "val" if (root / "val").is_dir() else root
     if folder == root and (root / "train").is_dir() and "train" not in classes:
         raise DataError(f"{root} has a folder train but no folder val; give {root / 'train'} to judge by those images")
-    entries = _entries(folder, root)
+    entries = _entries(folder, root, _TakenFolders(root))
     for label in sorted({entry.label for entry in entries} - set(classes)):
         raise DataError(
             f"class '{label}' in {folder} is none of the network's {len(classes)} ({few(classes)}); give images of its "
@@ -218,7 +217,47 @@ def _divided(entries: list[_Entry], val_split: float, seed: int) -> tuple[list[_
     return [e for e in entries if e.path not in chosen], [e for e in entries if e.path in chosen]
 
 
-def _entries(folder: Path, root: Path) -> list[_Entry]:
+class _TakenFolders:
+    """Which folders images were taken from: links may lead to where they were taken already.
+
+    Args:
+        root: Of the data.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._taken: dict[tuple[int, int], tuple[Path, Path, str]] = {}
+
+    def add(self, where: Path, split: Path, label: str) -> None:
+        """Note a folder of a class.
+
+        Raises:
+            DataError: If it holds the data themselves, or its images have been taken for the same split or for another
+                class.
+        """
+        folder = _identity(where)
+        if where.is_symlink() and folder in _identities_above(where.parent) | _identities_above(self._root):
+            raise DataError(f"the link {where} leads back to a folder that holds it; remove it")
+        first, of_split, of_label = self._taken.setdefault(folder, (where, split, label))
+        if first != where and (of_split == split or of_label != label):
+            raise DataError(
+                f"{first} and {where} are the same folder, by a link, so that its images would be taken twice; remove "
+                "the link"
+            )
+
+
+def _identities_above(folder: Path) -> set[tuple[int, int]]:
+    """Those of a folder and of all that hold it."""
+    there = folder.resolve()
+    return {_identity(place) for place in (there, *there.parents)}
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path, root: Path, taken: _TakenFolders) -> list[_Entry]:
     """The images of ``folder/CLASS/``, sorted by class and path."""
     labels = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not labels:
@@ -226,7 +265,12 @@ def _entries(folder: Path, root: Path) -> list[_Entry]:
     prefix = folder.relative_to(root)
     entries = []
     for label in labels:
-        paths = sorted(_image_paths(folder / label, prefix / label))
+        paths = []
+        for where, names in _image_names(folder / label):
+            taken.add(where, folder, label)
+            here = (prefix / where.relative_to(folder)).as_posix()
+            paths += [f"{here}/{name}" for name in names]
+        paths.sort()
         if not paths:
             raise DataError(
                 f"class folder {folder / label} holds no image ({_listed_extensions()}); add some or remove the folder"
@@ -235,13 +279,16 @@ def _entries(folder: Path, root: Path) -> list[_Entry]:
     return entries
 
 
-def _image_paths(folder: Path, prefix: Path) -> Iterable[str]:
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = (prefix / Path(where).relative_to(folder)).as_posix()
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122
-                yield f"{here}/{name}" if here != "." else name
+def _image_names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, each with the names of its images."""
+    for where, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        named = [name for name in files if not name.startswith(".")]
+        yield Path(where), [name for name in named if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]  # noqa: PTH122
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise DataError(f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable or remove it")
 
 
 def _header_problems(root: Path, entries: Sequence[_Entry]) -> dict[str, str]:
