@@ -147,8 +147,9 @@ def open_label_table(root: Path, table: Path, *, val_split: float, seed: int) ->
         DataError: If the table cannot be used: columns or files missing, paths that lead out of `root`, ...
         ConfigError: If `val_split` does not go with the table.
     """
-    rows = _read_table(table)
-    _check_paths(table, root, rows)
+    lines = _read_table(table)
+    _check_paths(table, root, lines)
+    rows = [row for _, row in lines]
     splits = {row["split"] for row in rows if "split" in row}
     if splits and val_split:
         raise ConfigError(f"val_split={val_split} is for tables without a column split; {table} has one: leave it out")
@@ -307,12 +308,13 @@ def _header_problems(root: Path, entries: Sequence[_Entry]) -> dict[str, str]:
         return dict(pair for found in pool.map(problems, pieces) for pair in found)
 
 
-def _read_table(table: Path) -> list[Mapping[str, str]]:
+def _read_table(table: Path) -> list[tuple[int, Mapping[str, str]]]:
+    """The rows, each with the number of its (last) line in the file."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataError(f"the table of labels {table} cannot be opened ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -326,28 +328,28 @@ def _read_table(table: Path) -> list[Mapping[str, str]]:
     if not rows:
         raise DataError(f"{table} has a header but no rows; give each image a row")
     wanted = [name for name in ("path", "label", "split") if name in columns]
-    return [_cells(table, number, row, wanted) for number, row in enumerate(rows, start=2)]
+    return [(line, _cells(table, line, row, wanted)) for line, row in rows]
 
 
-def _cells(table: Path, number: int, row: Mapping[str, str | None], wanted: Sequence[str]) -> Mapping[str, str]:
+def _cells(table: Path, line: int, row: Mapping[str, str | None], wanted: Sequence[str]) -> Mapping[str, str]:
     cells = {name: (row[name] or "").strip() for name in wanted}
     for name, value in cells.items():
         if not value:
-            raise DataError(f"row {number} of {table} has no {name}; fill it in or remove the row")
+            raise DataError(f"line {line} of {table} has no {name}; fill it in or remove the line")
     return cells
 
 
-def _check_paths(table: Path, root: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    first_row: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+def _check_paths(table: Path, root: Path, rows: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+    first_line: dict[str, int] = {}
+    for line, row in rows:
         path = PurePosixPath(row["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"row {number} of {table}: '{path}' leads out of {root}; give paths from that folder")
-        if str(path) in first_row:
-            raise DataError(f"{table} names '{path}' twice, in rows {first_row[str(path)]} and {number}; remove one")
-        first_row[str(path)] = number
+            raise DataError(f"line {line} of {table}: '{path}' leads out of {root}; give paths from that folder")
+        if str(path) in first_line:
+            raise DataError(f"{table} names '{path}' twice, in lines {first_line[str(path)]} and {line}; remove one")
+        first_line[str(path)] = line
         if not (root / path).is_file():
-            raise DataError(f"row {number} of {table}: there is no file '{path}' in {root}; correct the path")
+            raise DataError(f"line {line} of {table}: there is no file '{path}' in {root}; correct the path")
 
 
 def _no_validation(root: Path) -> str:
