@@ -259,6 +259,13 @@ def test_missing_images_are_left_out_with_their_objects(make_coco):
     assert {row["image_id"] for row in data.val.to_coco()["annotations"]} == {1, 2}
 
 
+def test_an_image_whose_name_no_file_can_have_is_missing(make_coco):
+    root = make_coco(images=[image(1), image(2, file_name=f"{'2' * 300}/2.png")])
+    data = open_coco_folder(root)
+    assert len(data.val) == 1
+    assert "left out: 1, the first: 222" in data.skipped[0]
+
+
 def test_an_image_of_another_size_is_unreadable(make_coco):
     root = make_coco([annotation(1, 1, BOX)])
     Image.new("RGB", (30, 40)).save(root / "val/1.png")

@@ -293,6 +293,7 @@ def test_table_from_a_spreadsheet_with_val_split(table):
         ("path,label\n\n1.png,a\n\n9.png,b\n", ["line 5", "no file '9.png'"]),
         ('path,label,note\n1.png,a,"two\nlines"\n1.png,b,\n', ["twice, in lines 3 and 4"]),
         ("path,label\n1.png,a\n9.png,b\n", ["line 3", "no file '9.png'"]),
+        (f"path,label\n{'9' * 300},a\n", ["line 2", "no file '999"]),
         ("path,label\nsub,a\n", ["no file 'sub'"]),
         ("path,label\n../secret.png,a\n", ["line 2", "'../secret.png' leads out of"]),
         ("path,label\nsub/../../secret.png,a\n", ["leads out of"]),

@@ -234,3 +234,9 @@ def test_the_folder_is_found_inside_the_development_kit(make_voc, tmp_path):
     make_voc(root=tmp_path / "VOCdevkit/VOC2012")
     refused(tmp_path, "holds several sets", "VOC2007", "VOC2012")
     refused(tmp_path / "VOCdevkit/VOC2007/Annotations", "holds no Annotations, JPEGImages")
+
+
+@pytest.mark.parametrize("side", ["1e+300", "inf"])
+def test_a_size_that_no_image_has_is_refused(make_voc, side):
+    size = f"<size><width>{side}</width><height>30</height></size>"
+    refused(make_voc({"a": document(DOG, size=size)}), f"a.xml says that its image is {side} x 30 pixels")

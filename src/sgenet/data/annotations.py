@@ -20,6 +20,7 @@ from sgenet.data.source import UnreadableImage
 from sgenet.errors import ConfigError, DataError
 
 __all__ = [
+    "LARGEST_SIDE",
     "AnnotatedFiles",
     "Cases",
     "Objects",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+LARGEST_SIDE = 2**31 - 1
+"""Pixels: more than any image has."""
 
 # In pixels: half of what COCO's files round to. A smaller side could vanish in float32 arithmetic.
 _ROUNDING = 0.005

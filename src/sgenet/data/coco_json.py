@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sgenet.data.annotations import Cases, Objects, clipped_corners, refuse, usable_boxes
+from sgenet.data.annotations import LARGEST_SIDE, Cases, Objects, clipped_corners, refuse, usable_boxes
 from sgenet.data.segmentations import Polygons, Segmentation, Segmentations, parse_segmentation, rectangle
 from sgenet.errors import DataError
 
@@ -24,8 +24,7 @@ _Integers: TypeAlias = npt.NDArray[np.int64]
 
 _TABLES = ("images", "annotations", "categories")
 _NO_BOX = np.full(4, np.nan)
-_LARGEST_SIDE = 2**31 - 1  # pixels: more than any image has
-_LARGEST_AREA = float(_LARGEST_SIDE) ** 2
+_LARGEST_AREA = float(LARGEST_SIDE) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +140,7 @@ def _names(file: Path, ids: Sequence[int], rows: Sequence[_Row]) -> list[str]:
 def _sizes(file: Path, ids: Sequence[int], rows: Sequence[_Row]) -> _Integers:
     heights, widths = (_column(file, "image", rows, side, int) for side in ("height", "width"))
     sizes = list(zip(ids, widths, heights, strict=True))
-    wrong = [size for size in sizes if not 0 < min(size[1:]) <= max(size[1:]) <= _LARGEST_SIDE]
+    wrong = [size for size in sizes if not 0 < min(size[1:]) <= max(size[1:]) <= LARGEST_SIDE]
     rule = "which no image is; give its true size"
     refuse(file, [f"image {number} is {width} x {height} pixels, {rule}" for number, width, height in wrong])
     return np.array([heights, widths], dtype=np.int64).T

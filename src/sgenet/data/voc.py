@@ -12,7 +12,7 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from sgenet.data.annotations import AnnotatedFiles, Cases, Objects, clipped_corners, refuse, usable_boxes
+from sgenet.data.annotations import LARGEST_SIDE, AnnotatedFiles, Cases, Objects, clipped_corners, refuse, usable_boxes
 from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image
 from sgenet.data.detection import DetectionData
 from sgenet.data.source import UnreadableImage
@@ -120,6 +120,8 @@ def _read_images(annotations: Path, stems: Sequence[str]) -> list[_Image]:
 def _read_image(file: Path) -> _Image:
     root = _parse(file)
     height, width = (_number(root.find(f"size/{side}")) for side in ("height", "width"))
+    if max(height, width) > LARGEST_SIDE:
+        raise ValueError(f"says that its image is {width:g} x {height:g} pixels, which no image is; give its true size")
     known = height >= 1 and width >= 1 and height.is_integer() and width.is_integer()
     objects = []
     for element in root.iterfind("object"):
