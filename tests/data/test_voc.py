@@ -240,3 +240,12 @@ def test_the_folder_is_found_inside_the_development_kit(make_voc, tmp_path):
 def test_a_size_that_no_image_has_is_refused(make_voc, side):
     size = f"<size><width>{side}</width><height>30</height></size>"
     refused(make_voc({"a": document(DOG, size=size)}), f"a.xml says that its image is {side} x 30 pixels")
+
+
+def test_difficult_is_0_or_1_or_true_or_false(make_voc):
+    words = ["0", " 1 ", "true", "False", ""]
+    things = [thing("dog", (1, 1, 9, 9), f"<difficult>{word}</difficult>") for word in words]
+    data = open_voc_folder(make_voc({"a": document(DOG, *things)}))
+    assert data.train.target(0).crowd.tolist() == [False, False, True, True, False, False]
+    odd = thing("dog", (1, 1, 9, 9), "<difficult>maybe</difficult>")
+    refused(make_voc({"a": document(odd)}), "a.xml has an object 'dog' with the difficult 'maybe'; it must be 0 or 1")

@@ -12,7 +12,16 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from sgenet.data.annotations import LARGEST_SIDE, AnnotatedFiles, Cases, Objects, clipped_corners, refuse, usable_boxes
+from sgenet.data.annotations import (
+    LARGEST_SIDE,
+    AnnotatedFiles,
+    Cases,
+    Objects,
+    clipped_corners,
+    parse_flag,
+    refuse,
+    usable_boxes,
+)
 from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image
 from sgenet.data.detection import DetectionData
 from sgenet.data.source import UnreadableImage
@@ -130,8 +139,15 @@ def _read_image(file: Path) -> _Image:
             raise ValueError("has an object without a name; add it")
         left, top, right, bottom = (_number(element.find(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-        objects.append(_Object(name, box, _number(element.find("difficult")) == 1))
+        objects.append(_Object(name, box, _difficult(name, element)))
     return _Image(file.stem, (int(height), int(width)) if known else None, objects)
+
+
+def _difficult(name: str, element: Element) -> bool:
+    try:
+        return parse_flag(element.findtext("difficult"))
+    except ValueError as reason:
+        raise ValueError(f"has an object '{name}' with the difficult {reason}") from None
 
 
 def _number(element: Element | None) -> float:
