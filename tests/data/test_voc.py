@@ -249,3 +249,16 @@ def test_difficult_is_0_or_1_or_true_or_false(make_voc):
     assert data.train.target(0).crowd.tolist() == [False, False, True, True, False, False]
     odd = thing("dog", (1, 1, 9, 9), "<difficult>maybe</difficult>")
     refused(make_voc({"a": document(odd)}), "a.xml has an object 'dog' with the difficult 'maybe'; it must be 0 or 1")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_boxes_without_a_size_are_of_the_pixels_as_they_lie(make_voc, orientation):
+    root = make_voc({"a": document(DOG, size="")})
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    picture.paste((255, 0, 0), (0, 0, WIDTH, 9))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(root / "JPEGImages/a.jpg", exif=exif)
+    source = open_voc_folder(root).train
+    assert source.sizes.tolist() == [[HEIGHT, WIDTH]]
+    assert source.load(0)[0, 2].min() > 200

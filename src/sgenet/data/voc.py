@@ -22,7 +22,7 @@ from sgenet.data.annotations import (
     refuse,
     usable_boxes,
 )
-from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image
+from sgenet.data.decode import IMAGE_EXTENSIONS, stored_size
 from sgenet.data.detection import DetectionData
 from sgenet.data.source import UnreadableImage
 from sgenet.errors import DataError
@@ -229,7 +229,7 @@ def _with_files(
 def _size(image: _Image, pictures: Path, there: Mapping[str, str]) -> Sequence[int]:
     if image.stem not in there:
         raise UnreadableImage(str(pictures / image.stem), "there is no such image")
-    return image.size or decode_image(pictures / there[image.stem]).shape[1:]
+    return image.size or stored_size(pictures / there[image.stem])
 
 
 def _objects(
