@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 import sgenet
-from sgenet.errors import CheckpointError
+from sgenet.errors import CheckpointError, RunError
 from sgenet.models import checkpoint_folder
 from sgenet.training.checkpointing import pack, publish, read_checkpoint, unpack, verify, write_checkpoint
 
@@ -125,6 +126,20 @@ def test_a_stranger_is_no_checkpoint(tmp_path):
         read_checkpoint(tmp_path, "network.")
     with pytest.raises(CheckpointError, match="train anew"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left"), OSError(28, "No space left")])
+def test_a_full_disk_is_an_error_that_leaves_nothing(checkpoints, monkeypatch, error):
+    folder, model = checkpoints
+
+    def save_file(tensors, path, **_):
+        path.write_bytes(b"part")
+        raise error
+
+    monkeypatch.setattr("sgenet.training.checkpointing.save_file", save_file)
+    with pytest.raises(RunError, match=r"step-3' cannot be written: .*No space left; make room.*--resume "):
+        write_checkpoint(folder / "step-3", model, "network.", {}, {"state_dict": {}})
+    assert sorted(p.name for p in folder.iterdir()) == ["index.json", "step-1", "step-2"]
 
 
 @pytest.mark.parametrize("moment", ["save", "rename", "index"])
