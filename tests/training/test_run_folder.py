@@ -33,6 +33,15 @@ def test_a_run_holds_settings_and_environment(tmp_path):
     assert sessions[0]["machine"]["threads"] >= 1
 
 
+@pytest.mark.parametrize("text", ['{"sessions": [{"sta', "[]", '{"sessions": 1}', "\xff"])
+def test_a_damaged_record_of_environments_is_put_aside(tmp_path, text, monkeypatch):
+    monkeypatch.setattr("sgenet.training.run_folder.describe_environment", lambda: {"command": ["sgenet"]})
+    (tmp_path / "environment.json").write_bytes(text.encode("latin-1"))
+    RunFolder(tmp_path).add_session()
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"sessions": [{"command": ["sgenet"]}]}
+    assert (tmp_path / "environment.damaged.json").read_bytes() == text.encode("latin-1")
+
+
 def test_metrics_are_one_row_an_epoch(tmp_path):
     run = RunFolder(tmp_path)
     run.write_metrics(EpochRow, [ROW, ROW])

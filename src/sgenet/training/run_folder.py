@@ -187,9 +187,18 @@ class RunFolder:
             raise RunError(f"'{self.metrics}' cannot be read; delete '{self.path}' to train it again") from error
 
     def add_session(self) -> None:
-        """Add the environment of this process to environment.json; resuming adds another one."""
+        """Add the environment of this process to environment.json; resuming adds another one.
+
+        A file that cannot be read is put aside as environment.damaged.json: it is a record, which nothing depends on.
+        """
         file = self.path / "environment.json"
-        sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if file.exists() else []
+        try:
+            sessions = [*json.loads(file.read_bytes())["sessions"]]
+        except FileNotFoundError:
+            sessions = []
+        except (ValueError, KeyError, TypeError):
+            file.replace(file.with_suffix(".damaged.json"))
+            sessions = []
         write_whole(file, json.dumps({"sessions": [*sessions, describe_environment()]}, indent=2) + "\n")
 
 
