@@ -205,6 +205,12 @@ def test_batch_statistics_freeze_from_their_epoch_on(data, config, stop_at):
     assert weights["bn1.num_batches_tracked"].item() == 5, "the steps of the first epoch alone"
 
 
+def test_a_loss_that_breaks_at_once_leaves_no_checkpoint(data, config, stop_at, monkeypatch):
+    monkeypatch.setattr(ClassificationTask, "mean_loss", float("nan"))
+    with pytest.raises(RunError, match=r"nan at step 1 .*there is no checkpoint yet"):
+        train(config(), data=data, progress=stop_at())
+
+
 def test_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(data, config, stop_at, monkeypatch):
     step = ClassificationTask.training_step
 

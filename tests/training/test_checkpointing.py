@@ -116,7 +116,7 @@ def test_damage_is_found_and_the_file_is_named(checkpoints, name, damage):
     with pytest.raises(CheckpointError) as caught:
         verify(folder / "step-2")
     assert name in str(caught.value)
-    assert "step-1" in str(caught.value), "the way out is the other checkpoint"
+    assert "the best one, 'step-1', may be whole: eval and predict take it with --checkpoint best" in str(caught.value)
 
 
 def test_a_stranger_is_no_checkpoint(tmp_path):

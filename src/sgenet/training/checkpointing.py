@@ -189,8 +189,10 @@ def verify(folder: Path) -> None:
 
 def _way_out(folder: Path) -> str:
     index = _read_index(folder.parent)
-    other = next((name for name in index.values() if name != folder.name), None)
-    return f"; '{folder.parent / other}' may be whole" if other else "; there is no other one, so train anew"
+    other = next((which for which, name in index.items() if name != folder.name), None)
+    if other is None:
+        return "; there is no other one, so train anew"
+    return f"; the {other} one, '{index[other]}', may be whole: eval and predict take it with --checkpoint {other}"
 
 
 def _read_index(checkpoints: Path) -> dict[str, str]:

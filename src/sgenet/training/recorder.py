@@ -173,9 +173,10 @@ class Recorder(pl.Callback):
         }
 
     def _broken(self, what: str) -> RunError:
+        begun = (self.run.checkpoints / "index.json").exists()
+        kept = f"the last good checkpoint is kept in '{self.run.path}'" if begun else "there is no checkpoint yet"
         return RunError(
-            f"{what}: training stopped; the last good checkpoint is kept in '{self.run.path}'; "
-            "a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
+            f"{what}: training stopped; {kept}; a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
         )
 
     def _save(self, trainer: pl.Trainer, task: TrainingTask[Any, Any], *, best: bool) -> None:
