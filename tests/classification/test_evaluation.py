@@ -96,7 +96,7 @@ def test_other_images_may_be_a_plain_folder_of_fewer_classes(trained, image_fold
     with pytest.raises(DataError, match=r"class 'green' .* is none of the network's 2 \(blue, red\)"):
         evaluate(result.run, data=str(tmp_path / "photos"))
     (tmp_path / "photos").rename(tmp_path / "train")
-    with pytest.raises(DataError, match="no folder val; give .*train to judge"):
+    with pytest.raises(DataError, match=r"no folder val; give .*train to judge"):
         evaluate(result.run, data=str(tmp_path))
 
 
