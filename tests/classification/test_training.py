@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +102,23 @@ train(read_settings(TrainConfig, {str(file)!r}), progress=Killer())
     assert_same_training(straight.run, resumed.run, metrics)
 
 
+def test_one_training_at_a_time_is_in_a_run(data, config, stop_at):
+    problems = []
+
+    class Rival(stop_at):
+        def epoch(self, row):
+            if row.epoch == 1:
+                with pytest.raises(RunError) as caught:
+                    resume(config().output, epochs=3, data=data, progress=stop_at())
+                problems.append(str(caught.value))
+
+    train(config(epochs=2), data=data, progress=Rival())
+    assert len(problems) == 1
+    assert f"run' is being trained by process {os.getpid()} on {socket.gethostname()}; wait" in problems[0]
+    assert read_settings(TrainConfig, Path(config().output) / "config.yaml").epochs == 2
+    assert resume(config().output, epochs=3, data=data, progress=stop_at()).history[-1].epoch == 3
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(data, config, stop_at, stop_error, metrics):
     straight = train(config("straight", epochs=2), data=data, progress=stop_at())
     with pytest.raises(stop_error):
@@ -155,6 +174,7 @@ def test_a_run_folder_holds_what_it_promises(trained, image_folder):
         "environment.json",
         "tensorboard",
         "checkpoints",
+        ".lock",
     }
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     config = read_settings(TrainConfig, run / "config.yaml")

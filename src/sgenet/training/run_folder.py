@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from sgenet.errors import RunError
 from sgenet.training.environment import describe_environment
+from sgenet.training.locking import RunLock
 from sgenet.training.settings import TrainingSettings, read_settings, to_yaml
 from sgenet.writing import write_whole
 
@@ -64,7 +65,7 @@ S = TypeVar("S", bound=TrainingSettings)
 
 
 class RunFolder:
-    """A folder that a training writes: config.yaml, metrics.csv, environment.json, tensorboard/, checkpoints/.
+    """A folder that a training writes: config.yaml, metrics.csv, environment.json, tensorboard/, checkpoints/, .lock.
 
     Args:
         path: The folder.
@@ -76,6 +77,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._lock: RunLock | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -121,7 +123,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: TrainingSettings, name: str) -> RunFolder:
-        """Make the folder and write settings and environment into it.
+        """Make the folder, lock it, and write settings and environment into it.
 
         Args:
             config: Settings; `output` names the folder, or runs/NAME-N is taken with the next free N.
@@ -131,10 +133,11 @@ class RunFolder:
             The new run.
 
         Raises:
-            RunError: If the folder exists and is not empty, or cannot be written.
+            RunError: If the folder exists and is not empty, cannot be written, or is another training's.
         """
         try:
             run = cls(_new_folder(config.output, name))
+            run.lock()
             run.checkpoints.mkdir()
             run.write_config(config)
             run.add_session()
@@ -152,6 +155,20 @@ class RunFolder:
         if not (Path(path) / "config.yaml").is_file():
             raise RunError(f"'{path}' is no run folder: it has no config.yaml; give a folder that a training wrote")
         return cls(path)
+
+    def lock(self) -> None:
+        """Keep other trainings out of the folder, until `release` or the end of this process.
+
+        Raises:
+            RunError: If one is at work in it.
+        """
+        self._lock = RunLock(self.path / ".lock")
+
+    def release(self) -> None:
+        """Let other trainings in, where `lock` kept them out."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def read_config(self, kind: type[S]) -> S:
         """The settings of the run, if it is one of that kind.
