@@ -137,8 +137,9 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(checkpoints, monkeypatch, e
         raise error
 
     monkeypatch.setattr("sgenet.training.checkpointing.save_file", save_file)
-    with pytest.raises(RunError, match=r"step-3' cannot be written: .*No space left; make room.*--resume "):
+    with pytest.raises(RunError, match=r"step-3' cannot be written: .*No space left; make room.*--resume ") as caught:
         write_checkpoint(folder / "step-3", model, "network.", {}, {"state_dict": {}})
+    assert isinstance(caught.value.__cause__, OSError), "so that a study gives the cell back"
     assert sorted(p.name for p in folder.iterdir()) == ["index.json", "step-1", "step-2"]
 
 

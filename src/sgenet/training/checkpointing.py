@@ -116,7 +116,7 @@ def write_checkpoint(
         raise RunError(
             f"the checkpoint '{folder}' cannot be written: {reason}; make room, and go on with --resume "
             f"{folder.parent.parent}"
-        ) from error
+        ) from (error if isinstance(error, OSError) else OSError(reason))  # by which a study tells that a cell is sound
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
