@@ -36,13 +36,13 @@ class RunLock:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError as error:
             holder = os.pread(file, 1000, 0).decode(errors="replace") or "another process"
             os.close(file)
             raise RunError(
                 f"'{path.parent}' is being trained by {holder}; wait until that training ends, or stop it and go on "
                 f"with --resume {path.parent}"
-            ) from None
+            ) from error
         except OSError:  # a file system without locks
             os.close(file)
             return
