@@ -334,6 +334,17 @@ def test_a_batch_of_which_nothing_can_be_read_is_passed_over(tmp_path, config, s
     assert sum("unreadable" in line for line in progress.lines) == 6
 
 
+def test_an_image_that_damage_leaves_alone_in_its_batch_is_passed_over(tmp_path, config, stop_at, image_folder):
+    data = damaged_copy(image_folder, tmp_path / "photos", 1)
+    for file in (*(data / "train").glob("*/03.png"), *(data / "train").glob("*/[01][4-9].png")):
+        file.unlink()
+    progress = stop_at()
+    result = train(config(data=str(data), batch_size=2, epochs=1, image_size=4), progress=progress)
+    assert result.history[-1].step == len([*(data / "train").glob("*/*.png")]) // 2
+    (line,) = (line for line in progress.lines if "training image" in line)
+    assert line.endswith("the others of its batch are")
+
+
 def test_a_set_smaller_than_a_batch_is_one_step(data, config, stop_at):
     progress = stop_at()
     result = train(config(batch_size=64, epochs=2), data=data, progress=progress)

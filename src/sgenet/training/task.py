@@ -24,7 +24,7 @@ from sgenet.training.run_folder import Row
 from sgenet.training.schedules import learning_rate_factor
 from sgenet.training.settings import TrainingSettings
 
-__all__ = ["FolderCheckpointIO", "TrainingTask", "step_seed"]
+__all__ = ["FolderCheckpointIO", "TrainingTask", "batch_norms", "step_seed"]
 
 _STATE = "sgenet"
 
@@ -170,9 +170,8 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         """Freeze batch normalisation from the epoch on that the settings name."""
         first = self.config.freeze_bn_from_epoch
         if first is not None and self.epoch + 1 >= first:
-            for module in self.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for norm in batch_norms(self.network):
+                norm.eval()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Lightning's own arguments
         """The optimiser's step, and the average's after it."""
@@ -273,6 +272,16 @@ class FolderCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove a folder."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network.
+
+    Examples:
+        >>> batch_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+        [BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)]
+    """
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def step_seed(seed: int, forward_pass: int, rank: int) -> int:
