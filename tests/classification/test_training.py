@@ -19,7 +19,7 @@ import sgenet
 from sgenet.classification import resume, train
 from sgenet.classification.config import TrainConfig
 from sgenet.classification.task import ClassificationTask
-from sgenet.data import ArraySource, ClassificationData
+from sgenet.data import ArraySource, ClassificationData, open_data
 from sgenet.errors import CheckpointError, ConfigError, DataError, RunError
 from sgenet.models import checkpoint_folder, read_metadata
 from sgenet.training import SilentProgress
@@ -267,6 +267,21 @@ def test_other_data_are_not_resumed_with(data, config, stop_at):
     fewer = ArraySource(torch.zeros(16, 3, 16, 16, dtype=torch.uint8), torch.arange(16) % 4, data.classes)
     with pytest.raises(DataError, match="changed"):
         resume(result.run, epochs=2, data=ClassificationData(fewer, data.val, "x"), progress=stop_at())
+
+
+def test_images_of_other_labels_or_names_are_not_resumed_with(data, config, stop_at, image_folder, tmp_path):
+    result = train(config(epochs=1), data=data, progress=stop_at())
+    other = ArraySource(torch.zeros(30, 3, 16, 16, dtype=torch.uint8), torch.arange(30) % 3, data.classes)
+    with pytest.raises(DataError, match=r"the validation images of 'x' have changed: they were 30 images, names"):
+        resume(result.run, epochs=2, data=ClassificationData(data.train, other, "x"), progress=stop_at())
+    photos = shutil.copytree(image_folder, tmp_path / "photos")
+    moved = tmp_path / "moved"
+    result = train(config("photos-run", epochs=1, data=str(photos)), progress=stop_at())
+    photos.rename(moved)
+    resume(result.run, epochs=2, data=open_data(moved), progress=stop_at())
+    (moved / "train" / "red" / "05.png").rename(moved / "train" / "red" / "5.png")
+    with pytest.raises(DataError, match=r"the training images of 'moved' have changed"):
+        resume(result.run, epochs=3, data=open_data(moved), progress=stop_at())
 
 
 @pytest.mark.parametrize(

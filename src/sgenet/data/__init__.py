@@ -15,7 +15,7 @@ from sgenet.data.loaders import Batch, BatchLoader, eval_loader, normalise, trai
 from sgenet.data.opening import check_classes, open_data, open_judged_data
 from sgenet.data.opening_detection import open_detection_data
 from sgenet.data.resident import ResidentImages, ResidentLoader, fits
-from sgenet.data.source import ArraySource, ClassificationData, ImageSource, UnreadableImage
+from sgenet.data.source import ArraySource, ClassificationData, ImageSource, UnreadableImage, fingerprint
 from sgenet.data.transforms import Augmentation, EvalTransform, Preprocessing, TrainTransform
 from sgenet.data.voc import open_voc_folder
 
@@ -45,6 +45,7 @@ __all__ = [
     "detection_eval_loader",
     "detection_train_loader",
     "eval_loader",
+    "fingerprint",
     "fits",
     "normalise",
     "open_coco_file",
