@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -142,13 +141,19 @@ def fingerprint(source: ImageSource) -> str:
         '2 images, names ..., labels ...'
     """
     names = [source.path(i) for i in range(len(source))]
-    start = len(os.path.commonprefix([min(names), max(names)])) if names else 0
-    told = "" if _only_count(names) else "\0".join(name[start:] for name in names)
+    told = "" if _only_count(names) else "\0".join(_endings(names))
     hashes = [
         hashlib.blake2b(content, digest_size=8).hexdigest()
         for content in (told.encode(errors="surrogateescape"), source.labels.numpy().tobytes())
     ]
     return f"{len(names)} images, names {hashes[0]}, labels {hashes[1]}"
+
+
+def _endings(names: Sequence[str]) -> list[str]:
+    """The names without what all begin with: what the first and the last in the alphabet do."""
+    first, last = min(names), max(names)
+    start = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return [name[start:] for name in names]
 
 
 def _only_count(names: Sequence[str]) -> bool:
