@@ -274,12 +274,12 @@ class FolderCheckpointIO(CheckpointIO):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def batch_norms(network: nn.Module) -> list[nn.Module]:
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """The batch norms of a network.
 
     Examples:
-        >>> batch_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
-        [BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)]
+        >>> [norm.num_features for norm in batch_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))]
+        [8]
     """
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
