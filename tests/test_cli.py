@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,16 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["--model", "sge_resnet8_cifar", "--epochs", "2", "--batch-size", "4", "--accelerator", "cpu"]
     assert main(["train", "--data", str(photos), "--image-size", "16", "--output", str(output), *settings]) == 0
     return output
+
+
+def test_names_that_are_no_text_are_shown_escaped(run, photos, tmp_path, monkeypatch):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes((photos / "val" / "red" / "0.png").read_bytes())
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert main(["predict", str(run), str(odd)]) == 0
+    screen.flush()
+    assert rb"caf\udce9.png" in screen.buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,30 @@ def test_other_images_may_be_a_folder(trained, image_folder, tmp_path):
     assert (found.top1, found.skipped) == (result.top1, ())
 
 
+def test_a_run_with_a_split_judges_all_other_images(image_folder, config, stop_at):
+    """Of its own images it set some aside; of others it takes the folder val, or all of the class folders."""
+    settings = {"data": str(image_folder / "train"), "val_split": 0.25, "epochs": 1}
+    run = train(config(**settings), progress=stop_at()).run
+    assert evaluate(run).images == 6
+    assert evaluate(run, data=str(image_folder)).images == 12
+    assert evaluate(run, data=str(image_folder / "train")).images == 24
+
+
+def test_other_images_may_be_a_plain_folder_of_fewer_classes(trained, image_folder, tmp_path):
+    result, _ = trained
+    shutil.copytree(image_folder / "val" / "red", tmp_path / "photos" / "red")
+    (tmp_path / "photos" / "red" / "note.png").write_text("no image")
+    found = evaluate(result.run, data=str(tmp_path / "photos"))
+    assert found.images == 6
+    assert [name.split("/")[-1].partition(":")[0] for name in found.skipped] == ["note.png", "damaged.png"]
+    (tmp_path / "photos" / "red").rename(tmp_path / "photos" / "green")
+    with pytest.raises(DataError, match=r"class 'green' .* is none of the network's 2 \(blue, red\)"):
+        evaluate(result.run, data=str(tmp_path / "photos"))
+    (tmp_path / "photos").rename(tmp_path / "train")
+    with pytest.raises(DataError, match=r"no folder val; give .*train to judge"):
+        evaluate(result.run, data=str(tmp_path))
+
+
 def test_other_images_must_have_the_same_classes(trained, tmp_path):
     result, _ = trained
     other = ArraySource(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4) % 2, ["blue", "green"])

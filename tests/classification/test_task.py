@@ -28,6 +28,22 @@ def test_a_network_that_cannot_take_the_images_is_an_error_before_work():
         check_network(patches, TrainConfig(model="patches", image_size=8, resize=None), 10)
 
 
+def test_a_network_that_needs_more_than_an_image_a_pass_is_an_error_before_work():
+    """Its last map is a single position, of which a batch norm takes no statistics."""
+    network = create_model("sge_resnet8_cifar", num_classes=10)
+
+    def settings(**more):
+        return TrainConfig(**{"image_size": 4, "resize": None, "batch_size": 4, **more})
+
+    check_network(network, settings(), 10)
+    check_network(network, settings(accumulate=2), 10)
+    for one, world in ((settings(batch_size=1), 1), (settings(accumulate=4), 1), (settings(accumulate=2), 2)):
+        with pytest.raises(ConfigError, match=r"one image a pass of image_size=4: Expected more.*larger batch_size"):
+            check_network(network, one, 10, world)
+    check_network(network, settings(batch_size=1, freeze_bn_from_epoch=1), 10)
+    check_network(network, settings(batch_size=1, freeze_host=True, pretrained=True), 10)
+
+
 def test_the_average_is_the_network_to_use_and_is_not_trained():
     config = TrainConfig(ema=0.9)
     task = ClassificationTask(create_model("resnet8_cifar", num_classes=2), config, classes=2, steps_per_epoch=3)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import sgenet
 from sgenet.classification import resume, train
 from sgenet.classification.config import TrainConfig
 from sgenet.classification.task import ClassificationTask
-from sgenet.data import ArraySource, ClassificationData
+from sgenet.data import ArraySource, ClassificationData, open_data
 from sgenet.errors import CheckpointError, ConfigError, DataError, RunError
 from sgenet.models import checkpoint_folder, read_metadata
 from sgenet.training import SilentProgress
@@ -99,6 +102,23 @@ train(read_settings(TrainConfig, {str(file)!r}), progress=Killer())
     assert_same_training(straight.run, resumed.run, metrics)
 
 
+def test_one_training_at_a_time_is_in_a_run(data, config, stop_at):
+    problems = []
+
+    class Rival(stop_at):
+        def epoch(self, row):
+            if row.epoch == 1:
+                with pytest.raises(RunError) as caught:
+                    resume(config().output, epochs=3, data=data, progress=stop_at())
+                problems.append(str(caught.value))
+
+    train(config(epochs=2), data=data, progress=Rival())
+    assert len(problems) == 1
+    assert f"run' is being trained by process {os.getpid()} on {socket.gethostname()}; wait" in problems[0]
+    assert read_settings(TrainConfig, Path(config().output) / "config.yaml").epochs == 2
+    assert resume(config().output, epochs=3, data=data, progress=stop_at()).history[-1].epoch == 3
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(data, config, stop_at, stop_error, metrics):
     straight = train(config("straight", epochs=2), data=data, progress=stop_at())
     with pytest.raises(stop_error):
@@ -131,6 +151,20 @@ def test_resuming_can_train_for_longer(data, config, stop_at):
     assert len(json.loads((longer.run / "environment.json").read_text())["sessions"]) == 2
 
 
+def test_a_longer_schedule_holds_from_the_first_step_on(data, config, stop_at):
+    """A finished cosine has come down to 0, and one over twice the steps is half way."""
+    train(config(epochs=1, batch_size=44, warmup_epochs=0), data=data, progress=stop_at())
+    rates = []
+
+    class Looking(stop_at):
+        def start(self, description, total_steps, completed=0):
+            hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+            self.stop = hook.remove
+
+    longer = resume(config().output, epochs=2, data=data, progress=Looking())
+    assert rates == [longer.history[-1].lr] == pytest.approx([config().lr / 2])
+
+
 def test_a_run_folder_holds_what_it_promises(trained, image_folder):
     result, lines = trained
     run = result.run
@@ -140,6 +174,7 @@ def test_a_run_folder_holds_what_it_promises(trained, image_folder):
         "environment.json",
         "tensorboard",
         "checkpoints",
+        ".lock",
     }
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     config = read_settings(TrainConfig, run / "config.yaml")
@@ -190,6 +225,12 @@ def test_batch_statistics_freeze_from_their_epoch_on(data, config, stop_at):
     assert weights["bn1.num_batches_tracked"].item() == 5, "the steps of the first epoch alone"
 
 
+def test_a_loss_that_breaks_at_once_leaves_no_checkpoint(data, config, stop_at, monkeypatch):
+    monkeypatch.setattr(ClassificationTask, "mean_loss", float("nan"))
+    with pytest.raises(RunError, match=r"nan at step 1 .*there is no checkpoint yet"):
+        train(config(), data=data, progress=stop_at())
+
+
 def test_a_broken_loss_stops_and_keeps_the_last_good_checkpoint(data, config, stop_at, monkeypatch):
     step = ClassificationTask.training_step
 
@@ -226,6 +267,21 @@ def test_other_data_are_not_resumed_with(data, config, stop_at):
     fewer = ArraySource(torch.zeros(16, 3, 16, 16, dtype=torch.uint8), torch.arange(16) % 4, data.classes)
     with pytest.raises(DataError, match="changed"):
         resume(result.run, epochs=2, data=ClassificationData(fewer, data.val, "x"), progress=stop_at())
+
+
+def test_images_of_other_labels_or_names_are_not_resumed_with(data, config, stop_at, image_folder, tmp_path):
+    result = train(config(epochs=1), data=data, progress=stop_at())
+    other = ArraySource(torch.zeros(30, 3, 16, 16, dtype=torch.uint8), torch.arange(30) % 3, data.classes)
+    with pytest.raises(DataError, match=r"the validation images of 'x' have changed: they were 30 images, names"):
+        resume(result.run, epochs=2, data=ClassificationData(data.train, other, "x"), progress=stop_at())
+    photos = shutil.copytree(image_folder, tmp_path / "photos")
+    moved = tmp_path / "moved"
+    result = train(config("photos-run", epochs=1, data=str(photos)), progress=stop_at())
+    photos.rename(moved)
+    resume(result.run, epochs=2, data=open_data(moved), progress=stop_at())
+    (moved / "train" / "red" / "05.png").rename(moved / "train" / "red" / "5.png")
+    with pytest.raises(DataError, match=r"the training images of 'moved' have changed"):
+        resume(result.run, epochs=3, data=open_data(moved), progress=stop_at())
 
 
 @pytest.mark.parametrize(
@@ -293,11 +349,29 @@ def test_a_batch_of_which_nothing_can_be_read_is_passed_over(tmp_path, config, s
     assert sum("unreadable" in line for line in progress.lines) == 6
 
 
+def test_an_image_that_damage_leaves_alone_in_its_batch_is_passed_over(tmp_path, config, stop_at, image_folder):
+    data = damaged_copy(image_folder, tmp_path / "photos", 1)
+    for file in (*(data / "train").glob("*/03.png"), *(data / "train").glob("*/[01][4-9].png")):
+        file.unlink()
+    progress = stop_at()
+    result = train(config(data=str(data), batch_size=2, epochs=1, image_size=4), progress=progress)
+    assert result.history[-1].step == len([*(data / "train").glob("*/*.png")]) // 2
+    (line,) = (line for line in progress.lines if "training image" in line)
+    assert line.endswith("the others of its batch are")
+
+
 def test_a_set_smaller_than_a_batch_is_one_step(data, config, stop_at):
     progress = stop_at()
-    result = train(config(batch_size=64, accumulate=4, epochs=2), data=data, progress=progress)
+    result = train(config(batch_size=64, epochs=2), data=data, progress=progress)
     assert [row.step for row in result.history] == [1, 2]
     assert progress.steps == 2
+
+
+def test_a_set_smaller_than_a_batch_is_not_split_into_passes(data, config, stop_at):
+    """Each pass would count for a quarter of the step, and there are fewer than four."""
+    with pytest.raises(ConfigError, match=r"batch_size=64 in accumulate=4 passes.*there are 44; lower batch_size"):
+        train(config(batch_size=64, accumulate=4), data=data, progress=stop_at())
+    assert not Path(config().output).exists()
 
 
 def test_an_interruption_says_how_to_go_on(data, config, stop_at):

@@ -259,6 +259,19 @@ def test_missing_images_are_left_out_with_their_objects(make_coco):
     assert {row["image_id"] for row in data.val.to_coco()["annotations"]} == {1, 2}
 
 
+def test_a_crowd_is_what_says_so(make_coco):
+    flags = [0, 1, "0", "1", True, "false", None]
+    rows = [annotation(i, 1, BOX, iscrowd=flag) for i, flag in enumerate(flags)]
+    assert val(make_coco(rows)).target(0).crowd.tolist() == [False, True, False, True, True, False, False]
+
+
+def test_an_image_whose_name_no_file_can_have_is_missing(make_coco):
+    root = make_coco(images=[image(1), image(2, file_name=f"{'2' * 300}/2.png")])
+    data = open_coco_folder(root)
+    assert len(data.val) == 1
+    assert "left out: 1, the first: 222" in data.skipped[0]
+
+
 def test_an_image_of_another_size_is_unreadable(make_coco):
     root = make_coco([annotation(1, 1, BOX)])
     Image.new("RGB", (30, 40)).save(root / "val/1.png")
@@ -314,6 +327,8 @@ def without(row, key):
         ([annotation(3, 1, BOX), annotation(3, 2, BOX)], None, "the annotation id 3 stands more than once"),
         ([annotation(4, 8, BOX)], None, "annotation 4 is of image 8, which is none of the file's 2"),
         ([annotation(4, 1, BOX, 5)], None, "annotation 4 is of category 5, which is none of the file's 2"),
+        ([annotation(4, 1, BOX, iscrowd=2)], None, "annotation 4 has the iscrowd 2; it must be 0 or 1"),
+        ([annotation(4, 1, BOX, iscrowd="yes")], None, "annotation 4 has the iscrowd 'yes'"),
         ([], [image(1), image(1)], "the image id 1 stands more than once"),
         ([], [without(image(1), "width")], "image 1 has no width; it must be a whole number"),
         ([], [image(1, height="30")], "image 1 has the height '30'"),

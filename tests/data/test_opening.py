@@ -1,3 +1,4 @@
+import os
 import pickle
 import shutil
 
@@ -43,6 +44,53 @@ def test_what_is_passed_over_and_what_is_not(two_classes):
     assert len(data.train) == 6 + 2 + 1
     assert files(data.train, two_classes)["train/cat/more/deeper/0.png"] == "cat"
     assert files(data.train, two_classes)["train/dog/UPPER.PNG"] == "dog"
+
+
+@pytest.mark.parametrize(
+    ("link", "to", "words"),
+    [
+        ("train/cat/up", "..", ["train/cat/up leads back"]),
+        ("train/cat/up", ".", ["train/cat/up leads back"]),
+        ("train/cat/more/up", "../../../..", ["train/cat/more/up leads back"]),
+        ("train/cat/pets", "../dog", ["train/cat/pets and", "train/dog are the same folder"]),
+        ("train/cat/again", "more", ["train/cat/again and", "train/cat/more are the same folder"]),
+        ("train/ant", "cat", ["train/ant and", "train/cat are the same folder"]),
+        ("val/dog/pets", "../../train/cat", ["train/cat and", "val/dog/pets are the same folder"]),
+        ("train/all", ".", ["train/all leads back"]),
+    ],
+)
+def test_a_link_to_images_that_are_taken_already_is_refused(two_classes, link, to, words):
+    shutil.copytree(two_classes / "val/cat", two_classes / "train/cat/more")
+    (two_classes / link).symlink_to(to)
+    with pytest.raises(DataError) as error:
+        open_data(two_classes)
+    says(error, *words, "remove")
+
+
+def test_links_to_other_images_are_followed(two_classes, make_folder):
+    more = make_folder("a.png", "deeper/b.png", name="more")
+    (two_classes / "train/dog/more").symlink_to(more)
+    (two_classes / "train/emu").symlink_to(make_folder("c.png", name="emus"))
+    data = open_data(two_classes)
+    assert len(data.train) == 6 + 2 + 1
+    assert files(data.train, two_classes)["train/dog/more/deeper/b.png"] == "dog"
+    shutil.rmtree(two_classes / "val")
+    (two_classes / "val").symlink_to(two_classes / "train")
+    assert len(open_data(two_classes).val) == 9, "to look at how well it knows what it learned from"
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(two_classes, monkeypatch):
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    (two_classes / "train/cat/more").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"train/cat/more cannot be listed \(Permission denied\)"):
+        open_data(two_classes)
 
 
 def test_sources_can_be_sent_to_workers(two_classes):
@@ -240,17 +288,20 @@ def test_table_from_a_spreadsheet_with_val_split(table):
         ("file,label\n1.png,a\n", ["no column 'path'", "file,label"]),
         ("path,class\n1.png,a\n", ["no column 'label'"]),
         ("path,label\n", ["no rows"]),
-        ("path,label\n1.png,a\n2.png\n", ["row 3", "no label"]),
-        ("path,label\n,a\n", ["row 2", "no path"]),
-        ("path,label\n1.png,a\n9.png,b\n", ["row 3", "no file '9.png'"]),
+        ("path,label\n1.png,a\n2.png\n", ["line 3", "no label"]),
+        ("path,label\n,a\n", ["line 2", "no path"]),
+        ("path,label\n\n1.png,a\n\n9.png,b\n", ["line 5", "no file '9.png'"]),
+        ('path,label,note\n1.png,a,"two\nlines"\n1.png,b,\n', ["twice, in lines 3 and 4"]),
+        ("path,label\n1.png,a\n9.png,b\n", ["line 3", "no file '9.png'"]),
+        (f"path,label\n{'9' * 300},a\n", ["line 2", "no file '999"]),
         ("path,label\nsub,a\n", ["no file 'sub'"]),
-        ("path,label\n../secret.png,a\n", ["row 2", "'../secret.png' leads out of"]),
+        ("path,label\n../secret.png,a\n", ["line 2", "'../secret.png' leads out of"]),
         ("path,label\nsub/../../secret.png,a\n", ["leads out of"]),
         ("path,label\n/etc/passwd,a\n", ["'/etc/passwd' leads out of"]),
-        ("path,label\n1.png,a\n./1.png,b\n", ["'1.png' twice, in rows 2 and 3"]),
+        ("path,label\n1.png,a\n./1.png,b\n", ["'1.png' twice, in lines 2 and 3"]),
         ("path,label,split\n1.png,a,train\n2.png,b,dev\n", ["'dev'", "'train'", "'val'"]),
         ("path,label,split\n1.png,a,train\n2.png,b,train\n", ["'val' in others"]),
-        ("path,label,split\n1.png,a,train\n2.png,b,\n", ["row 3", "no split"]),
+        ("path,label,split\n1.png,a,train\n2.png,b,\n", ["line 3", "no split"]),
         ("path,label,split\n1.png,a,train\n2.png,b,val\n", ["one class only, 'a'"]),
         ('path,label\n"1.png,a\n', ["not a CSV file"]),
     ],

@@ -71,6 +71,21 @@ def test_extent_of_polygons():
     assert two.box(20, 20).tolist() == [1, 3, 7, 6.5]
 
 
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_the_box_of_run_lengths_is_that_of_their_mask(height, width, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, height * width), max_size=6)))
+    runs = Runs(np.diff([0, *cuts, height * width]).astype(np.float64))
+    rows, columns = np.nonzero(runs.mask(height, width))
+    extent = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1] if len(rows) else [0] * 4
+    assert runs.box(height, width).tolist() == extent
+
+
+def test_the_box_of_run_lengths_takes_no_memory_of_the_image():
+    side = 10**6
+    runs = parse_segmentation({"size": [side, side], "counts": [side + 3, 4, side**2 - side - 7]}, side, side)
+    assert runs.box(side, side).tolist() == [1, 3, 1, 4]
+
+
 def test_an_empty_mask_has_an_empty_box():
     assert Runs(np.array([12.0])).box(3, 4).tolist() == [0, 0, 0, 0]
 

@@ -234,3 +234,31 @@ def test_the_folder_is_found_inside_the_development_kit(make_voc, tmp_path):
     make_voc(root=tmp_path / "VOCdevkit/VOC2012")
     refused(tmp_path, "holds several sets", "VOC2007", "VOC2012")
     refused(tmp_path / "VOCdevkit/VOC2007/Annotations", "holds no Annotations, JPEGImages")
+
+
+@pytest.mark.parametrize("side", ["1e+300", "inf"])
+def test_a_size_that_no_image_has_is_refused(make_voc, side):
+    size = f"<size><width>{side}</width><height>30</height></size>"
+    refused(make_voc({"a": document(DOG, size=size)}), f"a.xml says that its image is {side} x 30 pixels")
+
+
+def test_difficult_is_0_or_1_or_true_or_false(make_voc):
+    words = ["0", " 1 ", "true", "False", ""]
+    things = [thing("dog", (1, 1, 9, 9), f"<difficult>{word}</difficult>") for word in words]
+    data = open_voc_folder(make_voc({"a": document(DOG, *things)}))
+    assert data.train.target(0).crowd.tolist() == [False, False, True, True, False, False]
+    odd = thing("dog", (1, 1, 9, 9), "<difficult>maybe</difficult>")
+    refused(make_voc({"a": document(odd)}), "a.xml has an object 'dog' with the difficult 'maybe'; it must be 0 or 1")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_boxes_without_a_size_are_of_the_pixels_as_they_lie(make_voc, orientation):
+    root = make_voc({"a": document(DOG, size="")})
+    picture = Image.new("RGB", (WIDTH, HEIGHT))
+    picture.paste((255, 0, 0), (0, 0, WIDTH, 9))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(root / "JPEGImages/a.jpg", exif=exif)
+    source = open_voc_folder(root).train
+    assert source.sizes.tolist() == [[HEIGHT, WIDTH]]
+    assert source.load(0)[0, 2].min() > 200

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 import sgenet
-from sgenet.errors import CheckpointError
+from sgenet.errors import CheckpointError, RunError
 from sgenet.models import checkpoint_folder
 from sgenet.training.checkpointing import pack, publish, read_checkpoint, unpack, verify, write_checkpoint
 
@@ -115,7 +116,7 @@ def test_damage_is_found_and_the_file_is_named(checkpoints, name, damage):
     with pytest.raises(CheckpointError) as caught:
         verify(folder / "step-2")
     assert name in str(caught.value)
-    assert "step-1" in str(caught.value), "the way out is the other checkpoint"
+    assert "the best one, 'step-1', may be whole: eval and predict take it with --checkpoint best" in str(caught.value)
 
 
 def test_a_stranger_is_no_checkpoint(tmp_path):
@@ -125,6 +126,21 @@ def test_a_stranger_is_no_checkpoint(tmp_path):
         read_checkpoint(tmp_path, "network.")
     with pytest.raises(CheckpointError, match="train anew"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left"), OSError(28, "No space left")])
+def test_a_full_disk_is_an_error_that_leaves_nothing(checkpoints, monkeypatch, error):
+    folder, model = checkpoints
+
+    def save_file(tensors, path, **_):
+        path.write_bytes(b"part")
+        raise error
+
+    monkeypatch.setattr("sgenet.training.checkpointing.save_file", save_file)
+    with pytest.raises(RunError, match=r"step-3' cannot be written: .*No space left; make room.*--resume ") as caught:
+        write_checkpoint(folder / "step-3", model, "network.", {}, {"state_dict": {}})
+    assert isinstance(caught.value.__cause__, OSError), "so that a study gives the cell back"
+    assert sorted(p.name for p in folder.iterdir()) == ["index.json", "step-1", "step-2"]
 
 
 @pytest.mark.parametrize("moment", ["save", "rename", "index"])

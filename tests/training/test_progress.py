@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 from rich.console import Console
 
@@ -27,3 +28,10 @@ def test_elsewhere_there_are_only_the_lines():
     progress.line("epoch 1/2  top-1 40.0%")
     progress.stop()
     assert file.getvalue() == "epoch 1/2  top-1 40.0%\n"
+
+
+def test_names_that_the_output_cannot_show_are_escaped():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    ConsoleProgress(Console(file=file)).line("left out: " + os.fsdecode(b"caf\xe9.png"))
+    file.flush()
+    assert file.buffer.getvalue() == b"left out: caf\\udce9.png\n"

@@ -33,6 +33,15 @@ def test_a_run_holds_settings_and_environment(tmp_path):
     assert sessions[0]["machine"]["threads"] >= 1
 
 
+@pytest.mark.parametrize("text", ['{"sessions": [{"sta', "[]", '{"sessions": 1}', "\xff"])
+def test_a_damaged_record_of_environments_is_put_aside(tmp_path, text, monkeypatch):
+    monkeypatch.setattr("sgenet.training.run_folder.describe_environment", lambda: {"command": ["sgenet"]})
+    (tmp_path / "environment.json").write_bytes(text.encode("latin-1"))
+    RunFolder(tmp_path).add_session()
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"sessions": [{"command": ["sgenet"]}]}
+    assert (tmp_path / "environment.damaged.json").read_bytes() == text.encode("latin-1")
+
+
 def test_metrics_are_one_row_an_epoch(tmp_path):
     run = RunFolder(tmp_path)
     run.write_metrics(EpochRow, [ROW, ROW])
@@ -72,6 +81,17 @@ def test_an_output_that_cannot_be_is_an_error(tmp_path):
             RunFolder.check(str(output))
     with pytest.raises(RunError, match=r"cannot be written.*another --output"):
         RunFolder.create(TrainConfig(output="/proc/sgenet"), "x")
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunError, match=r"output 'runs'.*the link 'runs' leads nowhere"):
+        RunFolder.check(None)
+    with pytest.raises(RunError, match=r"the link '.*runs' leads nowhere.*another --output"):
+        RunFolder.check("runs/mine")
+    with pytest.raises(RunError, match=r"output 'runs' cannot be written"):
+        RunFolder.create(TrainConfig(), "x")
 
 
 def test_a_folder_without_settings_is_no_run(tmp_path):

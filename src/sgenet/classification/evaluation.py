@@ -12,10 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgenet.classification.config import TrainConfig
-from sgenet.classification.images import count_workers, open_config_data, prepare_images, preprocessing_of
+from sgenet.classification.images import (
+    count_workers,
+    open_config_data,
+    open_other_images,
+    prepare_images,
+    preprocessing_of,
+)
 from sgenet.classification.scores import Score
-from sgenet.data import BatchLoader, ClassificationData, ImageSource, eval_loader
-from sgenet.errors import DataError
+from sgenet.data import BatchLoader, ClassificationData, ImageSource, check_classes, eval_loader
 from sgenet.models import checkpoint_folder, load, read_metadata
 from sgenet.training.checkpointing import verify
 from sgenet.training.devices import autocast, choose_device
@@ -59,7 +64,8 @@ def evaluate(
 
     Args:
         run: The folder of the run.
-        data: Other images with the same classes, as a folder or opened; the run's own if not given.
+        data: Other images with the same classes, as a folder or opened; the run's own if not given. Of a folder, those
+            in ``val/CLASS/``, or all in ``CLASS/`` where there is no ``val``.
         crops: 1 for the centre; 10 for corners and centre, flipped too.
         scales: Short sides, in pixels, that images are resized to; the run's own if not given.
         checkpoint: "last" or "best".
@@ -92,33 +98,25 @@ def evaluate(
     config = folder.read_config(TrainConfig)
     where = checkpoint_folder(folder.path, checkpoint)
     verify(where)
-    source = _validation_images(config, data, read_metadata(where / "model.safetensors")["classes"])
+    source, rejected = _validation_images(config, data, read_metadata(where / "model.safetensors")["classes"])
     network = load(where / "model.safetensors") if model is None else model.eval()
     views = _Views(network, config, source)
     if crops == 1 and not scales:
-        return views.score_one()
-    return views.score_many(crops, list(scales or [preprocessing_of(config).short_side]))
+        found = views.score_one()
+    else:
+        found = views.score_many(crops, list(scales or [preprocessing_of(config).short_side]))
+    return replace(found, skipped=rejected + found.skipped)
 
 
-def _validation_images(config: TrainConfig, data: str | ClassificationData | None, classes: list[str]) -> ImageSource:
-    opened = data if isinstance(data, ClassificationData) else _open(config, data)
-    if opened.classes != classes:
-        raise DataError(
-            f"'{opened.name}' has other classes than the network was trained on ({len(opened.classes)}: "
-            f"{_few(opened.classes)}; the network: {len(classes)}: {_few(classes)}); give images of its classes"
-        )
-    return opened.val
-
-
-def _open(config: TrainConfig, data: str | None) -> ClassificationData:
-    if data is None:
-        return open_config_data(config)
-    drawn = {name: value for name, value in config.data_options.items() if name == "seed"}
-    return open_config_data(replace(config, data=data, labels=None, data_options=drawn))
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def _validation_images(
+    config: TrainConfig, data: str | ClassificationData | None, classes: list[str]
+) -> tuple[ImageSource, tuple[str, ...]]:
+    """The images, and the files among them that are none."""
+    if isinstance(data, str):
+        return open_other_images(config, data, classes)
+    opened = open_config_data(config) if data is None else data
+    check_classes(opened, classes)
+    return opened.val, ()  # of those left out nobody says whether they were for validation
 
 
 class _Views:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import pytorch_lightning as pl
 import torch
 
@@ -14,10 +16,11 @@ from sgenet.data import (
     ResidentImages,
     ResidentLoader,
     eval_loader,
+    fingerprint,
     fits,
     train_loader,
 )
-from sgenet.errors import ConfigError
+from sgenet.errors import ConfigError, DataError
 from sgenet.training.batches import Batches
 from sgenet.training.progress import Progress
 from sgenet.training.schedules import steps_per_epoch
@@ -63,6 +66,31 @@ class ImageFeed(pl.LightningDataModule):
         if self._val is None:
             self._val = self._open_val(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
         return Batches(self._val, len(self._val))
+
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint keeps of the images, by which `load_state_dict` tells that they are others."""
+        return {"training": self._train_fingerprint, "validation": self._val_fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """See that the images are those that the training began with.
+
+        Raises:
+            DataError: If they are not.
+        """
+        for name, now in self.state_dict().items():
+            if state_dict[name] != now:
+                raise DataError(
+                    f"the {name} images of '{self._data.name}' have changed: they were {state_dict[name]}, and are "
+                    f"{now}; restore them, or start a new run"
+                )
+
+    @cached_property
+    def _train_fingerprint(self) -> str:
+        return fingerprint(self._data.train)
+
+    @cached_property
+    def _val_fingerprint(self) -> str:
+        return fingerprint(self._data.val)
 
     def _attached(self) -> pl.Trainer:
         if self.trainer is None:

@@ -8,13 +8,22 @@ import torch
 from torch import Tensor
 
 from sgenet.classification.config import TrainConfig
-from sgenet.data import Augmentation, ClassificationData, Preprocessing, normalise, open_data
+from sgenet.data import (
+    Augmentation,
+    ClassificationData,
+    ImageSource,
+    Preprocessing,
+    normalise,
+    open_data,
+    open_judged_data,
+)
 from sgenet.errors import ConfigError
 
 __all__ = [
     "augmentation_of",
     "count_workers",
     "open_config_data",
+    "open_other_images",
     "prepare_images",
     "preprocessing_of",
 ]
@@ -44,6 +53,26 @@ def open_config_data(config: TrainConfig) -> ClassificationData:
     if config.data == "shapes":
         options.setdefault("image_size", config.image_size)
     return open_data(config.data, val_split=config.val_split, labels=config.labels, seed=seed, options=options)
+
+
+def open_other_images(config: TrainConfig, data: str, classes: list[str]) -> tuple[ImageSource, tuple[str, ...]]:
+    """Images to judge a run's network by that are not the run's own.
+
+    Args:
+        config: Of the run; of what it says of its own images, only what `shapes` draws from holds for others.
+        data: Where they are.
+        classes: Of the network.
+
+    Returns:
+        The images; and the files that are none and are left out, one ``path: reason`` each.
+
+    Raises:
+        DataError: If they cannot be used, or show other classes.
+    """
+    if data != "shapes":
+        return open_judged_data(data, classes)
+    options = {"image_size": config.image_size}
+    return open_judged_data(data, classes, seed=config.data_options.get("seed", 0), options=options)
 
 
 def prepare_images(images: Tensor, config: TrainConfig) -> Tensor:

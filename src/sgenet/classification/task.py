@@ -19,7 +19,7 @@ from sgenet.classification.scores import Score
 from sgenet.data import Batch
 from sgenet.errors import ConfigError, DataError
 from sgenet.surgery import classifier_names, freeze_host, hold_statistics
-from sgenet.training.task import TrainingTask
+from sgenet.training.task import TrainingTask, batch_norms
 
 __all__ = ["ClassificationTask", "check_network"]
 
@@ -59,14 +59,16 @@ class ClassificationTask(TrainingTask[EpochRow, TrainConfig]):
         """Loss of one batch.
 
         Returns:
-            The loss, or None where no image of the batch could be read.
+            The loss, or None where no image of the batch could be read, or a single one, of which batch norms take no
+            statistics.
 
         Raises:
-            DataError: If no image could be read and other processes wait for this one.
+            DataError: If there is no loss and other processes wait for this one.
         """
-        if len(batch.labels) == 0:
+        if self._too_few(batch):
             if self.trainer.world_size > 1:
-                raise DataError(f"no image of a batch can be read; remove the damaged ones: {batch.skipped[0]}")
+                raise DataError(f"too little of a batch can be read; remove the damaged images: {batch.skipped[0]}")
+            batch.skipped.extend(f"training image {i}: the others of its batch are" for i in batch.indices.tolist())
             return None
         seed = self.seed_pass(batch_idx)
         batch = self._even(batch)
@@ -168,6 +170,12 @@ class ClassificationTask(TrainingTask[EpochRow, TrainConfig]):
         """Take over what `pack_epoch` gave."""
         self.train_score = Score(state["train_score"])
 
+    def _too_few(self, batch: Batch) -> bool:
+        """Whether damage left nothing of a batch, or one image where batch norms learn."""
+        if not batch.skipped or len(batch.labels) > 1:
+            return False
+        return len(batch.labels) == 0 or any(norm.training for norm in batch_norms(self.network))
+
     def _even(self, batch: Batch) -> Batch:
         """Without its last image, where an unreadable one left an odd number: mixup pairs images."""
         if self._mix is None or len(batch.labels) % 2 == 0:
@@ -183,29 +191,37 @@ class ClassificationTask(TrainingTask[EpochRow, TrainConfig]):
         return Score(sums)
 
 
-def check_network(network: nn.Module, config: TrainConfig, classes: int) -> None:
+def check_network(network: nn.Module, config: TrainConfig, classes: int, world: int = 1) -> None:
     """See, before any work, that the network takes such images and gives one logit a class.
 
     Args:
         network: On the CPU.
         config: Settings.
         classes: Number of classes.
+        world: Number of devices, each of which gets its share of the images of a pass.
 
     Raises:
         ConfigError: If it does not.
     """
     size = config.image_size
+    images = min(2, config.batch_size // (world * config.accumulate))
     # A copy, because batch statistics are counted; in training mode, because some networks have more parts there.
     probe = copy.deepcopy(network).train()
+    if config.freeze_host:
+        hold_statistics(freeze_host(probe, keep=classifier_names(probe)))
+    if config.freeze_bn_from_epoch == 1:
+        for norm in batch_norms(probe):
+            norm.eval()
     try:
         with torch.inference_mode():
-            logits = probe(torch.zeros(2, 3, size, size))
+            logits = probe(torch.zeros(images, 3, size, size))
     except Exception as error:  # a stranger's network fails in its own ways
         reason = " ".join(str(error).split())
+        taken, way_out = ("images", "another") if images > 1 else ("one image a pass", "a larger batch_size, another")
         raise ConfigError(
-            f"'{config.model}' cannot take images of image_size={size}: {reason:.200}; choose another size or model"
+            f"'{config.model}' cannot take {taken} of image_size={size}: {reason:.200}; choose {way_out} size or model"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+    if not isinstance(logits, Tensor) or logits.shape != (images, classes):
         raise ConfigError(f"'{config.model}' does not return one logit for each of {classes} classes; choose another")
 
 

@@ -157,7 +157,7 @@ def _fit(
         recorder,
         metadata,
         checkpoint,
-        check=lambda world: _check_pairs(config, world),
+        check=lambda world: _check_shares(network, config, len(data.classes), world),
     )
     return TrainResult(recorder.run.path, task.history)
 
@@ -205,8 +205,10 @@ def _run_name(config: TrainConfig, data: str) -> str:
     return f"{attention}{config.model}-{data}"
 
 
-def _check_pairs(config: TrainConfig, world: int) -> None:
+def _check_shares(network: nn.Module, config: TrainConfig, classes: int, world: int) -> None:
     share = config.batch_size // (world * config.accumulate)
+    if world > 1 and share == 1:
+        check_network(network, config, classes, world)
     if (config.mixup or config.cutmix) and share % 2:
         raise ConfigError(f"mixup and cutmix pair images, but a device gets {share} of them; change batch_size")
 

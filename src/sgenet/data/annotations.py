@@ -20,17 +20,22 @@ from sgenet.data.source import UnreadableImage
 from sgenet.errors import ConfigError, DataError
 
 __all__ = [
+    "LARGEST_SIDE",
     "AnnotatedFiles",
     "Cases",
     "Objects",
     "clipped_corners",
     "coco_content",
     "coco_object",
+    "parse_flag",
     "refuse",
     "usable_boxes",
 ]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+LARGEST_SIDE = 2**31 - 1
+"""Pixels: more than any image has."""
 
 # In pixels: half of what COCO's files round to. A smaller side could vanish in float32 arithmetic.
 _ROUNDING = 0.005
@@ -79,6 +84,30 @@ def refuse(where: str | Path, problems: Sequence[str]) -> None:
     if problems:
         count = f" (the first of {len(problems)} such cases)" if len(problems) > 1 else ""
         raise DataError(f"{where}: {problems[0]}{count}")
+
+
+def parse_flag(value: Any) -> bool:  # noqa: ANN401  # whatever a file holds
+    """Read what a file says of a thing that is so or is not.
+
+    Args:
+        value: 0, 1, true or false, as such or as text; None where nothing is said, which is false.
+
+    Returns:
+        Whether it is so.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Examples:
+        >>> [parse_flag(value) for value in (1, "0", True, "False", None)]
+        [True, False, True, False, False]
+    """
+    words = str(value).strip().lower()
+    if value is None or words in ("0", "0.0", "false", ""):
+        return False
+    if words in ("1", "1.0", "true"):
+        return True
+    raise ValueError(f"{value!r:.40}; it must be 0 or 1")
 
 
 def usable_boxes(

@@ -166,4 +166,5 @@ def _present(folder: Path, names: Sequence[str]) -> list[int]:
 
 
 def _listing(folder: Path) -> frozenset[str]:
-    return frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()  # noqa: PTH208  # names alone
+    # Path.is_dir would raise where a name is too long, and Path.iterdir would make a Path of each name.
+    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()  # noqa: PTH112, PTH208

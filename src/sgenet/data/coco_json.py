@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sgenet.data.annotations import Cases, Objects, clipped_corners, refuse, usable_boxes
+from sgenet.data.annotations import LARGEST_SIDE, Cases, Objects, clipped_corners, parse_flag, refuse, usable_boxes
 from sgenet.data.segmentations import Polygons, Segmentation, Segmentations, parse_segmentation, rectangle
 from sgenet.errors import DataError
 
@@ -24,8 +24,7 @@ _Integers: TypeAlias = npt.NDArray[np.int64]
 
 _TABLES = ("images", "annotations", "categories")
 _NO_BOX = np.full(4, np.nan)
-_LARGEST_SIDE = 2**31 - 1  # pixels: more than any image has
-_LARGEST_AREA = float(_LARGEST_SIDE) ** 2
+_LARGEST_AREA = float(LARGEST_SIDE) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +72,13 @@ def read_coco(file: Path, categories: Mapping[int, str] | None = None) -> CocoCo
     _ids(file, "annotation", annotations)
     of_image = _known(file, annotations, "image", image_ids)
     of_category = _known(file, annotations, "category", own)
+    crowd = _crowd(file, annotations)
     _check_classes(file, {number: own[number] for number in sorted(set(of_category))}, categories)
     positions, labels = _positions(of_image, image_ids), _positions(of_category, categories)
     order = np.argsort(positions, kind="stable")
     rows = [annotations[i] for i in order.tolist()]
     cases = Cases()
-    objects = _objects(rows, positions[order], labels[order], sizes, cases)
+    objects = _objects(rows, positions[order], labels[order], crowd[order], sizes, cases)
     return CocoContent(categories, image_ids, names, sizes, objects, cases.lines(str(file)))
 
 
@@ -141,7 +141,7 @@ def _names(file: Path, ids: Sequence[int], rows: Sequence[_Row]) -> list[str]:
 def _sizes(file: Path, ids: Sequence[int], rows: Sequence[_Row]) -> _Integers:
     heights, widths = (_column(file, "image", rows, side, int) for side in ("height", "width"))
     sizes = list(zip(ids, widths, heights, strict=True))
-    wrong = [size for size in sizes if not 0 < min(size[1:]) <= max(size[1:]) <= _LARGEST_SIDE]
+    wrong = [size for size in sizes if not 0 < min(size[1:]) <= max(size[1:]) <= LARGEST_SIDE]
     rule = "which no image is; give its true size"
     refuse(file, [f"image {number} is {width} x {height} pixels, {rule}" for number, width, height in wrong])
     return np.array([heights, widths], dtype=np.int64).T
@@ -155,6 +155,17 @@ def _known(file: Path, rows: Sequence[_Row], what: str, known: Iterable[int]) ->
     rule = f"which is none of the file's {len(there)}; add it to them, or remove the annotation"
     refuse(file, [f"annotation {name} is of {what} {number}, {rule}" for name, number in wrong])
     return numbers
+
+
+def _crowd(file: Path, rows: Sequence[_Row]) -> npt.NDArray[np.bool_]:
+    crowd, problems = [], []
+    for row in rows:
+        try:
+            crowd.append(parse_flag(row.get("iscrowd")))
+        except ValueError as reason:
+            problems.append(f"annotation {row['id']} has the iscrowd {reason}")
+    refuse(file, problems)
+    return np.array(crowd, dtype=np.bool_)
 
 
 def _check_classes(file: Path, used: Mapping[int, str], training: Mapping[int, str]) -> None:
@@ -183,7 +194,14 @@ class _Found(NamedTuple):
     box: _Floats
 
 
-def _objects(rows: Sequence[_Row], images: _Integers, labels: _Integers, sizes: _Integers, cases: Cases) -> Objects:
+def _objects(
+    rows: Sequence[_Row],
+    images: _Integers,
+    labels: _Integers,
+    crowd: npt.NDArray[np.bool_],
+    sizes: _Integers,
+    cases: Cases,
+) -> Objects:
     """The usable ones of annotations that are sorted by image."""
     height, width = sizes[images].T
     found = [_found(row, h, w, cases) for row, h, w in zip(rows, height.tolist(), width.tolist(), strict=True)]
@@ -191,9 +209,8 @@ def _objects(rows: Sequence[_Row], images: _Integers, labels: _Integers, sizes: 
     kept = np.flatnonzero(usable_boxes(boxes, height, width, [one.name for one in found], cases))
     found = [found[i] for i in kept.tolist()]
     corners = clipped_corners(boxes[kept], height[kept], width[kept])
-    crowd = np.array([bool(one.row.get("iscrowd")) for one in found], dtype=np.bool_)
     areas = _areas(found, corners, cases)
-    return Objects(images[kept], boxes[kept], labels[kept], crowd, areas, _segmentations(found, corners, cases))
+    return Objects(images[kept], boxes[kept], labels[kept], crowd[kept], areas, _segmentations(found, corners, cases))
 
 
 def _found(row: _Row, height: int, width: int, cases: Cases) -> _Found:

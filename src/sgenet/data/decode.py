@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sgenet.data.source import UnreadableImage
 
-__all__ = ["IMAGE_EXTENSIONS", "decode_image", "header_problem"]
+__all__ = ["IMAGE_EXTENSIONS", "decode_image", "header_problem", "stored_size"]
 
 IMAGE_EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -84,9 +84,8 @@ def decode_image(path: str | Path, size: tuple[int, int] | None = None) -> Tenso
 
     Args:
         path: The file.
-        size: Height and width that somebody wrote down of the image. Where they are those of the pixels as they lie,
-            and EXIF would swap them, the pixels stay as they lie: whoever drew the boxes saw them so. None turns
-            always.
+        size: Height and width that annotations say of the image. Where they are those of the pixels as they lie, the
+            EXIF orientation is not applied, by COCO's convention: boxes are of the stored pixels. None applies it.
 
     Returns:
         uint8 (3, H, W), with the strides of (H, W, 3), which resizing is fastest on.
@@ -104,6 +103,26 @@ def decode_image(path: str | Path, size: tuple[int, int] | None = None) -> Tenso
         >>> image.shape, image[:, 0, 0].tolist()
         (torch.Size([3, 4, 5]), [7, 7, 7])
     """
+    pixels, orientation = _decoded(path)
+    lies_so = size is not None and pixels.size == size[::-1]
+    return _to_tensor(pixels if lies_so else _upright(pixels, orientation))
+
+
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image's pixels as they lie, for annotations that do not say them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImage: As `decode_image` does.
+    """
+    pixels, _ = _decoded(path)
+    return pixels.height, pixels.width
+
+
+def _decoded(path: str | Path) -> tuple[Image.Image, int]:
+    """RGB pixels as they lie, and their EXIF orientation."""
     try:
         # Read in one go: Pillow reads a JPEG in small pieces otherwise.
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
@@ -116,9 +135,7 @@ def decode_image(path: str | Path, size: tuple[int, int] | None = None) -> Tenso
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             pixels = _to_rgb(image)
             # After the pixels: PNG may store the orientation behind them, and Pillow turns TIFF images on its own.
-            upright = _upright(pixels, _orientation(image))
-            lies_so = size is not None and pixels.size == size[::-1] != upright.size
-            return _to_tensor(pixels if lies_so else upright)
+            return pixels, _orientation(image)
     except UnidentifiedImageError:
         raise UnreadableImage(str(path), _NOT_AN_IMAGE) from None
     except _UnknownRangeError as error:

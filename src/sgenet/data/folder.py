@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image, header_problem
-from sgenet.data.source import ClassificationData
+from sgenet.data.source import ClassificationData, few
 from sgenet.errors import ConfigError, DataError
 
-__all__ = ["FileSource", "open_class_folders", "open_label_table"]
+__all__ = ["FileSource", "open_class_folders", "open_known_classes", "open_label_table"]
 
 # Reading the first bytes of more files than this would keep a user waiting; the loaders find those that are no images.
 _HEADER_CHECK_LIMIT = 200_000
@@ -98,11 +98,40 @@ def open_class_folders(root: Path, *, val_split: float, seed: int) -> Classifica
         )
     if not has_val and not val_split:
         raise DataError(_no_validation(root))
-    if has_val:
-        train, val = _entries(train_root, root), _entries(root / "val", root)
-    else:
-        train, val = _entries(train_root, root), []
+    taken = _TakenFolders(root)
+    train = _entries(train_root, root, taken)
+    val = _entries(root / "val", root, taken) if has_val else []
     return _assembled(root, train, val, val_split, seed)
+
+
+def open_known_classes(root: Path, classes: Sequence[str]) -> tuple[FileSource, tuple[str, ...]]:
+    """Open all images of ``root/val/CLASS/*``, or of ``root/CLASS/*`` where there is no ``val``.
+
+    Args:
+        root: An existing folder.
+        classes: Whose positions are the labels. The folder may have images of fewer.
+
+    Returns:
+        The images; and the files that are none and are left out, one ``path: reason`` each.
+
+    Raises:
+        DataError: If the folder does not hold that, or has another class.
+    """
+    folder = root / "val" if (root / "val").is_dir() else root
+    if folder == root and (root / "train").is_dir() and "train" not in classes:
+        raise DataError(f"{root} has a folder train but no folder val; give {root / 'train'} to judge by those images")
+    entries = _entries(folder, root, _TakenFolders(root))
+    for label in sorted({entry.label for entry in entries} - set(classes)):
+        raise DataError(
+            f"class '{label}' in {folder} is none of the network's {len(classes)} ({few(classes)}); give images of its "
+            "classes"
+        )
+    problems = _header_problems(root, entries)
+    kept = [entry for entry in entries if entry.path not in problems]
+    if not kept:
+        first = entries[0].path
+        raise DataError(f"no image in {folder} can be used; the first, {first}: {problems[first]}")
+    return _source(root, kept, classes), _rejected(root, problems)
 
 
 def open_label_table(root: Path, table: Path, *, val_split: float, seed: int) -> ClassificationData:
@@ -118,8 +147,9 @@ def open_label_table(root: Path, table: Path, *, val_split: float, seed: int) ->
         DataError: If the table cannot be used: columns or files missing, paths that lead out of `root`, ...
         ConfigError: If `val_split` does not go with the table.
     """
-    rows = _read_table(table)
-    _check_paths(table, root, rows)
+    lines = _read_table(table)
+    _check_paths(table, root, lines)
+    rows = [row for _, row in lines]
     splits = {row["split"] for row in rows if "split" in row}
     if splits and val_split:
         raise ConfigError(f"val_split={val_split} is for tables without a column split; {table} has one: leave it out")
@@ -155,10 +185,13 @@ def _assembled(root: Path, train: list[_Entry], val: list[_Entry], val_split: fl
         readable, kept = _divided(readable, val_split, seed)
     if not kept:
         raise DataError(f"no validation image in {root} can be used; the first, {val[0].path}: {problems[val[0].path]}")
-    rejected = tuple(f"{root / path}: {reason}" for path, reason in problems.items())
     return ClassificationData(
-        _source(root, readable, classes), _source(root, kept, classes), root.resolve().name, rejected
+        _source(root, readable, classes), _source(root, kept, classes), root.resolve().name, _rejected(root, problems)
     )
+
+
+def _rejected(root: Path, problems: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{root / path}: {reason}" for path, reason in problems.items())
 
 
 def _source(root: Path, entries: Sequence[_Entry], classes: Sequence[str]) -> FileSource:
@@ -185,7 +218,47 @@ def _divided(entries: list[_Entry], val_split: float, seed: int) -> tuple[list[_
     return [e for e in entries if e.path not in chosen], [e for e in entries if e.path in chosen]
 
 
-def _entries(folder: Path, root: Path) -> list[_Entry]:
+class _TakenFolders:
+    """Which folders images were taken from: links may lead to where they were taken already.
+
+    Args:
+        root: Of the data.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._taken: dict[tuple[int, int], tuple[Path, Path, str]] = {}
+
+    def add(self, where: Path, split: Path, label: str) -> None:
+        """Note a folder of a class.
+
+        Raises:
+            DataError: If it holds the data themselves, or its images have been taken for the same split or for another
+                class.
+        """
+        folder = _identity(where)
+        if where.is_symlink() and folder in _identities_above(where.parent) | _identities_above(self._root):
+            raise DataError(f"the link {where} leads back to a folder that holds it; remove it")
+        first, of_split, of_label = self._taken.setdefault(folder, (where, split, label))
+        if first != where and (of_split == split or of_label != label):
+            raise DataError(
+                f"{first} and {where} are the same folder, by a link, so that its images would be taken twice; remove "
+                "the link"
+            )
+
+
+def _identities_above(folder: Path) -> set[tuple[int, int]]:
+    """Those of a folder and of all that hold it."""
+    there = folder.resolve()
+    return {_identity(place) for place in (there, *there.parents)}
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path, root: Path, taken: _TakenFolders) -> list[_Entry]:
     """The images of ``folder/CLASS/``, sorted by class and path."""
     labels = sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not labels:
@@ -193,7 +266,12 @@ def _entries(folder: Path, root: Path) -> list[_Entry]:
     prefix = folder.relative_to(root)
     entries = []
     for label in labels:
-        paths = sorted(_image_paths(folder / label, prefix / label))
+        paths = []
+        for where, names in _image_names(folder / label):
+            taken.add(where, folder, label)
+            here = (prefix / where.relative_to(folder)).as_posix()
+            paths += [f"{here}/{name}" for name in names]
+        paths.sort()
         if not paths:
             raise DataError(
                 f"class folder {folder / label} holds no image ({_listed_extensions()}); add some or remove the folder"
@@ -202,13 +280,16 @@ def _entries(folder: Path, root: Path) -> list[_Entry]:
     return entries
 
 
-def _image_paths(folder: Path, prefix: Path) -> Iterable[str]:
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = (prefix / Path(where).relative_to(folder)).as_posix()
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:  # noqa: PTH122
-                yield f"{here}/{name}" if here != "." else name
+def _image_names(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, each with the names of its images."""
+    for where, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        named = [name for name in files if not name.startswith(".")]
+        yield Path(where), [name for name in named if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]  # noqa: PTH122
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise DataError(f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable or remove it")
 
 
 def _header_problems(root: Path, entries: Sequence[_Entry]) -> dict[str, str]:
@@ -227,12 +308,13 @@ def _header_problems(root: Path, entries: Sequence[_Entry]) -> dict[str, str]:
         return dict(pair for found in pool.map(problems, pieces) for pair in found)
 
 
-def _read_table(table: Path) -> list[Mapping[str, str]]:
+def _read_table(table: Path) -> list[tuple[int, Mapping[str, str]]]:
+    """The rows, each with the number of its (last) line in the file."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise DataError(f"the table of labels {table} cannot be opened ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -246,28 +328,28 @@ def _read_table(table: Path) -> list[Mapping[str, str]]:
     if not rows:
         raise DataError(f"{table} has a header but no rows; give each image a row")
     wanted = [name for name in ("path", "label", "split") if name in columns]
-    return [_cells(table, number, row, wanted) for number, row in enumerate(rows, start=2)]
+    return [(line, _cells(table, line, row, wanted)) for line, row in rows]
 
 
-def _cells(table: Path, number: int, row: Mapping[str, str | None], wanted: Sequence[str]) -> Mapping[str, str]:
+def _cells(table: Path, line: int, row: Mapping[str, str | None], wanted: Sequence[str]) -> Mapping[str, str]:
     cells = {name: (row[name] or "").strip() for name in wanted}
     for name, value in cells.items():
         if not value:
-            raise DataError(f"row {number} of {table} has no {name}; fill it in or remove the row")
+            raise DataError(f"line {line} of {table} has no {name}; fill it in or remove the line")
     return cells
 
 
-def _check_paths(table: Path, root: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    first_row: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+def _check_paths(table: Path, root: Path, rows: Sequence[tuple[int, Mapping[str, str]]]) -> None:
+    first_line: dict[str, int] = {}
+    for line, row in rows:
         path = PurePosixPath(row["path"])
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"row {number} of {table}: '{path}' leads out of {root}; give paths from that folder")
-        if str(path) in first_row:
-            raise DataError(f"{table} names '{path}' twice, in rows {first_row[str(path)]} and {number}; remove one")
-        first_row[str(path)] = number
-        if not (root / path).is_file():
-            raise DataError(f"row {number} of {table}: there is no file '{path}' in {root}; correct the path")
+            raise DataError(f"line {line} of {table}: '{path}' leads out of {root}; give paths from that folder")
+        if str(path) in first_line:
+            raise DataError(f"{table} names '{path}' twice, in lines {first_line[str(path)]} and {line}; remove one")
+        first_line[str(path)] = line
+        if not os.path.isfile(root / path):  # noqa: PTH113  # Path.is_file raises where a name is too long
+            raise DataError(f"line {line} of {table}: there is no file '{path}' in {root}; correct the path")
 
 
 def _no_validation(root: Path) -> str:

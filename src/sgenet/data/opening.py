@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from sgenet.data.cifar import find_cifar, open_cifar
-from sgenet.data.folder import open_class_folders, open_label_table
-from sgenet.data.source import ClassificationData
+from sgenet.data.folder import open_class_folders, open_known_classes, open_label_table
+from sgenet.data.source import ClassificationData, ImageSource, few
 from sgenet.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["open_data"]
+__all__ = ["check_classes", "open_data", "open_judged_data"]
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 _SHAPES_OPTIONS = ("image_size", "noise", "train_size", "val_size")
@@ -73,6 +73,50 @@ def open_data(
     if val_split:
         raise ConfigError(f"val_split={val_split}: {cifar[0]} has a test set of its own; leave val_split out")
     return open_cifar(*cifar)
+
+
+def open_judged_data(
+    spec: str | Path, classes: Sequence[str], *, seed: int = 0, options: Mapping[str, Any] = _NO_OPTIONS
+) -> tuple[ImageSource, tuple[str, ...]]:
+    """Open the images of a data set that a network is to be judged by: those for validation, or else all.
+
+    Args:
+        spec: As in `open_data`, but of a folder with ``CLASS/*`` all images are taken.
+        classes: Those that the network tells apart, in the order of its outputs.
+        seed: As in `open_data`.
+        options: As in `open_data`.
+
+    Returns:
+        The images; and the files that are none and are left out, one ``path: reason`` each.
+
+    Raises:
+        DataError: If the data cannot be used, or show other classes.
+        ConfigError: If an option has a value that cannot be used.
+
+    Examples:
+        >>> images, _ = open_judged_data("shapes", ["cat", "dog"])
+        Traceback (most recent call last):
+        ...
+        sgenet.errors.DataError: 'shapes' has other classes than the network was trained on ...
+    """
+    if spec != "shapes" and find_cifar(root := _existing_folder(spec)) is None:
+        return open_known_classes(root, classes)
+    data = open_data(spec, seed=seed, options=options)
+    check_classes(data, classes)
+    return data.val, data.rejected
+
+
+def check_classes(data: ClassificationData, classes: Sequence[str]) -> None:
+    """See that images have the classes that a network tells apart.
+
+    Raises:
+        DataError: If they do not.
+    """
+    if data.classes != list(classes):
+        raise DataError(
+            f"'{data.name}' has other classes than the network was trained on ({len(data.classes)}: "
+            f"{few(data.classes)}; the network: {len(classes)}: {few(classes)}); give images of its classes"
+        )
 
 
 def _existing_folder(spec: str | Path) -> Path:

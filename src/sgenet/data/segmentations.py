@@ -84,11 +84,17 @@ class Runs:
 
     def box(self, height: int, width: int) -> Floats:
         """The smallest box around the pixels: float64 (4,), left, top, width, height; all 0 where there are none."""
-        mask = self.mask(height, width)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
+        # Without a mask: a file may say of any size that its image has it.
+        ends = np.cumsum(self.lengths.astype(np.int64))
+        inside = (np.arange(len(ends)) % 2 == 1) & (self.lengths > 0)
+        if not inside.any():
             return np.zeros(4)
-        edges = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+        (left, top), (right, bottom) = (
+            np.divmod(pixels[inside], height) for pixels in (ends - self.lengths.astype(np.int64), ends - 1)
+        )
+        if np.any(left < right):  # a run goes on at the top of the next column
+            top, bottom = np.array([0]), np.array([height - 1])
+        edges = [left[0], top.min(), right[-1] + 1 - left[0], bottom.max() + 1 - top.min()]
         return np.array(edges, dtype=np.float64)
 
     def to_coco(self, height: int, width: int) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sgenet.errors import DataError
 
-__all__ = ["ArraySource", "ClassificationData", "ImageSource", "UnreadableImage"]
+__all__ = ["ArraySource", "ClassificationData", "ImageSource", "UnreadableImage", "few", "fingerprint"]
 
 
 class UnreadableImage(DataError):  # noqa: N818  # it names the image, which most often is skipped, not the failure
@@ -127,3 +128,44 @@ class ClassificationData:
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return self.train.classes
+
+
+def fingerprint(source: ImageSource) -> str:
+    """Tells whether images are others than they were: their number, a hash of their names, and one of their labels.
+
+    What all names begin with does not count: the folder may have moved. Nor do names that only count the images.
+
+    Examples:
+        >>> images = ArraySource(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"])
+        >>> fingerprint(images)
+        '2 images, names ..., labels ...'
+    """
+    names = [source.path(i) for i in range(len(source))]
+    told = "" if _only_count(names) else "\0".join(_endings(names))
+    hashes = [
+        hashlib.blake2b(content, digest_size=8).hexdigest()
+        for content in (told.encode(errors="surrogateescape"), source.labels.numpy().tobytes())
+    ]
+    return f"{len(names)} images, names {hashes[0]}, labels {hashes[1]}"
+
+
+def _endings(names: Sequence[str]) -> list[str]:
+    """The names without what all begin with: what the first and the last in the alphabet do."""
+    first, last = min(names), max(names)
+    start = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return [name[start:] for name in names]
+
+
+def _only_count(names: Sequence[str]) -> bool:
+    ends = (name.rpartition("/")[2] for name in names)
+    return all(end.isdecimal() and int(end) == i for i, end in enumerate(ends))
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of some names, for messages.
+
+    Examples:
+        >>> few(["ant", "bee", "cat", "dog"])
+        'ant, bee, cat, ...'
+    """
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

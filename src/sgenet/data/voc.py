@@ -12,8 +12,17 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from sgenet.data.annotations import AnnotatedFiles, Cases, Objects, clipped_corners, refuse, usable_boxes
-from sgenet.data.decode import IMAGE_EXTENSIONS, decode_image
+from sgenet.data.annotations import (
+    LARGEST_SIDE,
+    AnnotatedFiles,
+    Cases,
+    Objects,
+    clipped_corners,
+    parse_flag,
+    refuse,
+    usable_boxes,
+)
+from sgenet.data.decode import IMAGE_EXTENSIONS, stored_size
 from sgenet.data.detection import DetectionData
 from sgenet.data.source import UnreadableImage
 from sgenet.errors import DataError
@@ -120,6 +129,8 @@ def _read_images(annotations: Path, stems: Sequence[str]) -> list[_Image]:
 def _read_image(file: Path) -> _Image:
     root = _parse(file)
     height, width = (_number(root.find(f"size/{side}")) for side in ("height", "width"))
+    if max(height, width) > LARGEST_SIDE:
+        raise ValueError(f"says that its image is {width:g} x {height:g} pixels, which no image is; give its true size")
     known = height >= 1 and width >= 1 and height.is_integer() and width.is_integer()
     objects = []
     for element in root.iterfind("object"):
@@ -128,8 +139,15 @@ def _read_image(file: Path) -> _Image:
             raise ValueError("has an object without a name; add it")
         left, top, right, bottom = (_number(element.find(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
         box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-        objects.append(_Object(name, box, _number(element.find("difficult")) == 1))
+        objects.append(_Object(name, box, _difficult(name, element)))
     return _Image(file.stem, (int(height), int(width)) if known else None, objects)
+
+
+def _difficult(name: str, element: Element) -> bool:
+    try:
+        return parse_flag(element.findtext("difficult"))
+    except ValueError as reason:
+        raise ValueError(f"has an object '{name}' with the difficult {reason}") from None
 
 
 def _number(element: Element | None) -> float:
@@ -211,7 +229,7 @@ def _with_files(
 def _size(image: _Image, pictures: Path, there: Mapping[str, str]) -> Sequence[int]:
     if image.stem not in there:
         raise UnreadableImage(str(pictures / image.stem), "there is no such image")
-    return image.size or decode_image(pictures / there[image.stem]).shape[1:]
+    return image.size or stored_size(pictures / there[image.stem])
 
 
 def _objects(

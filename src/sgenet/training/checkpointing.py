@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sgenet.errors import CheckpointError
+from sgenet.errors import CheckpointError, RunError
 from sgenet.models import save
 from sgenet.writing import write_whole
 
@@ -92,21 +92,33 @@ def write_checkpoint(
         prefix: Of the keys that these weights have in `state["state_dict"]`; they are not written twice.
         metadata: Kept beside the network's description.
         state: All that resuming needs.
+
+    Raises:
+        RunError: If it cannot be written, e.g. on a full disk; nothing of it is left then.
     """
     temporary = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save(weights, temporary / _MODEL, metadata=metadata)
-    rest = {name: tensor for name, tensor in state["state_dict"].items() if not name.startswith(prefix)}
-    structure, tensors = pack({**state, "state_dict": rest})
-    save_file(tensors, temporary / _STATE, metadata={"structure": json.dumps(structure)})
-    manifest = {name: _fingerprint(temporary / name) for name in (_MODEL, _STATE)}
-    for name in (_MODEL, _STATE):
-        _to_disk(temporary / name)
-    write_whole(temporary / _MANIFEST, json.dumps({"files": manifest}, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
-    _to_disk(folder.parent)
+    try:
+        save(weights, temporary / _MODEL, metadata=metadata)
+        rest = {name: tensor for name, tensor in state["state_dict"].items() if not name.startswith(prefix)}
+        structure, tensors = pack({**state, "state_dict": rest})
+        save_file(tensors, temporary / _STATE, metadata={"structure": json.dumps(structure)})
+        manifest = {name: _fingerprint(temporary / name) for name in (_MODEL, _STATE)}
+        for name in (_MODEL, _STATE):
+            _to_disk(temporary / name)
+        write_whole(temporary / _MANIFEST, json.dumps({"files": manifest}, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+        _to_disk(folder.parent)
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"the checkpoint '{folder}' cannot be written: {reason}; make room, and go on with --resume "
+            f"{folder.parent.parent}"
+        ) from (error if isinstance(error, OSError) else OSError(reason))  # by which a study tells that a cell is sound
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_checkpoint(folder: Path, prefix: str) -> dict[str, Any]:
@@ -177,8 +189,10 @@ def verify(folder: Path) -> None:
 
 def _way_out(folder: Path) -> str:
     index = _read_index(folder.parent)
-    other = next((name for name in index.values() if name != folder.name), None)
-    return f"; '{folder.parent / other}' may be whole" if other else "; there is no other one, so train anew"
+    other = next((which for which, name in index.items() if name != folder.name), None)
+    if other is None:
+        return "; there is no other one, so train anew"
+    return f"; the {other} one, '{index[other]}', may be whole: eval and predict take it with --checkpoint {other}"
 
 
 def _read_index(checkpoints: Path) -> dict[str, str]:

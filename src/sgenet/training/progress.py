@@ -99,8 +99,10 @@ class ConsoleProgress:
         """Nothing: there is a line for it."""
 
     def line(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(text, markup=False, highlight=False)
+        """Print a line above the bar; what the output's encoding lacks, as a file's name may hold, is escaped."""
+        encoding = self._console.encoding
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._console.print(shown, markup=False, highlight=False)
 
     def stop(self) -> None:
         """Remove the bar."""

@@ -63,8 +63,9 @@ class Recorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show where the training stands; open the event file."""
         task = _task(pl_module)
-        path = str(self._open_run().path) if trainer.is_global_zero else ""
-        self._run = RunFolder(trainer.strategy.broadcast(path))
+        opened = self._open_run() if trainer.is_global_zero else None
+        path = trainer.strategy.broadcast("" if opened is None else str(opened.path))
+        self._run = RunFolder(path) if opened is None else opened
         self._step = task.global_step
         self._command = task.command
         self._best = max((task.judge(row) for row in task.history), default=-math.inf)
@@ -153,6 +154,8 @@ class Recorder(pl.Callback):
 
     def _close(self) -> None:
         self._progress.stop()
+        if self._run is not None:
+            self._run.release()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -173,9 +176,10 @@ class Recorder(pl.Callback):
         }
 
     def _broken(self, what: str) -> RunError:
+        begun = (self.run.checkpoints / "index.json").exists()
+        kept = f"the last good checkpoint is kept in '{self.run.path}'" if begun else "there is no checkpoint yet"
         return RunError(
-            f"{what}: training stopped; the last good checkpoint is kept in '{self.run.path}'; "
-            "a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
+            f"{what}: training stopped; {kept}; a lower lr, a longer warm-up, clip_norm=1 or precision=32 may help"
         )
 
     def _save(self, trainer: pl.Trainer, task: TrainingTask[Any, Any], *, best: bool) -> None:

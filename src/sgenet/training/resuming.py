@@ -66,9 +66,20 @@ class StoppedRun(Generic[S]):
         return build(header["network"])
 
     def claim(self) -> RunFolder:
-        """Write down that the training goes on here, with these settings."""
-        self.folder.write_config(self.config)
-        self.folder.add_session()
+        """Lock the folder, and write down that the training goes on here, with these settings.
+
+        Raises:
+            RunError: If another training is at work in it, or has written a checkpoint since the run was opened.
+        """
+        self.folder.lock()
+        try:
+            if self.checkpoint != _last_checkpoint(self.folder):
+                raise RunError(f"another training went on with '{self.folder.path}' meanwhile; resume it once more")
+            self.folder.write_config(self.config)
+            self.folder.add_session()
+        except BaseException:
+            self.folder.release()
+            raise
         return self.folder
 
 
@@ -90,8 +101,12 @@ def reopen(run: str | os.PathLike[str], kind: type[S], epochs: int | None = None
     config = folder.read_config(kind)
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    begun = (folder.checkpoints / "index.json").exists()
-    checkpoint = checkpoint_folder(folder.path) if begun else None
+    checkpoint = _last_checkpoint(folder)
     if checkpoint is not None:
         verify(checkpoint)
     return StoppedRun(folder, config, checkpoint)
+
+
+def _last_checkpoint(folder: RunFolder) -> Path | None:
+    begun = (folder.checkpoints / "index.json").exists()
+    return checkpoint_folder(folder.path) if begun else None

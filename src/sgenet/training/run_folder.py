@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from sgenet.errors import RunError
 from sgenet.training.environment import describe_environment
+from sgenet.training.locking import RunLock
 from sgenet.training.settings import TrainingSettings, read_settings, to_yaml
 from sgenet.writing import write_whole
 
@@ -64,7 +65,7 @@ S = TypeVar("S", bound=TrainingSettings)
 
 
 class RunFolder:
-    """A folder that a training writes: config.yaml, metrics.csv, environment.json, tensorboard/, checkpoints/.
+    """A folder that a training writes: config.yaml, metrics.csv, environment.json, tensorboard/, checkpoints/, .lock.
 
     Args:
         path: The folder.
@@ -76,6 +77,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._lock: RunLock | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -106,9 +108,14 @@ class RunFolder:
         try:
             if output is not None and path.is_dir() and any(path.iterdir()):
                 raise RunError(_taken(path))
-            nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+            nearest = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
         except OSError as error:
             raise _unwritable(path, error) from error
+        if not nearest.exists():
+            raise RunError(
+                f"output '{path}' cannot be a folder: the link '{nearest}' leads nowhere; make the folder that it "
+                "names, or choose another --output"
+            )
         if not nearest.is_dir():
             raise RunError(f"output '{path}' cannot be a folder: '{nearest}' is a file; choose another --output")
         if not os.access(nearest, os.W_OK | os.X_OK):
@@ -116,7 +123,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: TrainingSettings, name: str) -> RunFolder:
-        """Make the folder and write settings and environment into it.
+        """Make the folder, lock it, and write settings and environment into it.
 
         Args:
             config: Settings; `output` names the folder, or runs/NAME-N is taken with the next free N.
@@ -126,10 +133,11 @@ class RunFolder:
             The new run.
 
         Raises:
-            RunError: If the folder exists and is not empty, or cannot be written.
+            RunError: If the folder exists and is not empty, cannot be written, or is another training's.
         """
         try:
             run = cls(_new_folder(config.output, name))
+            run.lock()
             run.checkpoints.mkdir()
             run.write_config(config)
             run.add_session()
@@ -147,6 +155,20 @@ class RunFolder:
         if not (Path(path) / "config.yaml").is_file():
             raise RunError(f"'{path}' is no run folder: it has no config.yaml; give a folder that a training wrote")
         return cls(path)
+
+    def lock(self) -> None:
+        """Keep other trainings out of the folder, until `release` or the end of this process.
+
+        Raises:
+            RunError: If one is at work in it.
+        """
+        self._lock = RunLock(self.path / ".lock")
+
+    def release(self) -> None:
+        """Let other trainings in, where `lock` kept them out."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def read_config(self, kind: type[S]) -> S:
         """The settings of the run, if it is one of that kind.
@@ -182,9 +204,18 @@ class RunFolder:
             raise RunError(f"'{self.metrics}' cannot be read; delete '{self.path}' to train it again") from error
 
     def add_session(self) -> None:
-        """Add the environment of this process to environment.json; resuming adds another one."""
+        """Add the environment of this process to environment.json; resuming adds another one.
+
+        A file that cannot be read is put aside as environment.damaged.json: it is a record, which nothing depends on.
+        """
         file = self.path / "environment.json"
-        sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"] if file.exists() else []
+        try:
+            sessions = [*json.loads(file.read_bytes())["sessions"]]
+        except FileNotFoundError:
+            sessions = []
+        except (ValueError, KeyError, TypeError):
+            file.replace(file.with_suffix(".damaged.json"))
+            sessions = []
         write_whole(file, json.dumps({"sessions": [*sessions, describe_environment()]}, indent=2) + "\n")
 
 
@@ -210,12 +241,14 @@ def _new_folder(output: str | None, name: str) -> Path:
         if any(path.iterdir()):
             raise RunError(_taken(path))
         return path
+    runs = Path("runs")
+    runs.mkdir(exist_ok=True)
     stem = re.sub(r"[^\w.]+", "-", name).strip("-")
     number = 1
     while True:
-        path = Path("runs") / f"{stem}-{number}"
+        path = runs / f"{stem}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             number += 1
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from sgenet.errors import ConfigError
 from sgenet.training.settings import TrainingSettings
 
 __all__ = ["learning_rate_factor", "steps_per_epoch"]
@@ -53,8 +54,19 @@ def steps_per_epoch(images: int, config: TrainingSettings) -> int:
         images: In the training set.
         config: Settings.
 
+    Returns:
+        The steps.
+
+    Raises:
+        ConfigError: If the only step would be of fewer passes than `accumulate`, each of which counts for that share.
+
     Examples:
         >>> steps_per_epoch(100, TrainingSettings(batch_size=32))
         3
     """
+    if images < config.batch_size and config.accumulate > 1:
+        raise ConfigError(
+            f"batch_size={config.batch_size} in accumulate={config.accumulate} passes needs as many training images, "
+            f"and there are {images}; lower batch_size to {images} or less, or set accumulate=1"
+        )
     return max(1, images // config.batch_size)

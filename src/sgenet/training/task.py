@@ -24,7 +24,7 @@ from sgenet.training.run_folder import Row
 from sgenet.training.schedules import learning_rate_factor
 from sgenet.training.settings import TrainingSettings
 
-__all__ = ["FolderCheckpointIO", "TrainingTask", "step_seed"]
+__all__ = ["FolderCheckpointIO", "TrainingTask", "batch_norms", "step_seed"]
 
 _STATE = "sgenet"
 
@@ -146,7 +146,7 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         """The learning rate of the last step."""
         if self._plateau is not None:
             return float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return self.config.peak_lr * learning_rate_factor(self.config, self.global_step - 1, self.steps_per_epoch)
+        return self.config.peak_lr * self._rate_factor(self.global_step - 1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  # one of Lightning's many forms
         """The optimiser, with the learning rate as a function of the step."""
@@ -157,19 +157,21 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
                 self._plateau.load_state_dict(self._plateau_state)
             return optimizer
 
-        def factor(step: int) -> float:
-            return learning_rate_factor(self.config, step, self.steps_per_epoch)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Begin at the schedule's rate: a checkpoint holds that of the schedule it was written under."""
+        if self._plateau is None:
+            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+                group["lr"] = group["initial_lr"] * self._rate_factor(self.global_step)
 
     def on_train_epoch_start(self) -> None:
         """Freeze batch normalisation from the epoch on that the settings name."""
         first = self.config.freeze_bn_from_epoch
         if first is not None and self.epoch + 1 >= first:
-            for module in self.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            for norm in batch_norms(self.network):
+                norm.eval()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # Lightning's own arguments
         """The optimiser's step, and the average's after it."""
@@ -182,6 +184,9 @@ class TrainingTask(pl.LightningModule, Generic[R, C]):
         if self.trainer.world_size > 1:
             for buffer in self.weights.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+
+    def _rate_factor(self, step: int) -> float:
+        return learning_rate_factor(self.config, step, self.steps_per_epoch)
 
     def seed_pass(self, batch_idx: int) -> int:
         """Seed the network's own randomness for the forward pass of a batch.
@@ -267,6 +272,16 @@ class FolderCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         """Remove a folder."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms of a network.
+
+    Examples:
+        >>> [norm.num_features for norm in batch_norms(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))]
+        [8]
+    """
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def step_seed(seed: int, forward_pass: int, rank: int) -> int:
