@@ -82,7 +82,7 @@ def test_a_run_with_a_split_judges_all_other_images(image_folder, config, stop_a
     run = train(config(**settings), progress=stop_at()).run
     assert evaluate(run).images == 6
     assert evaluate(run, data=str(image_folder)).images == 12
-    assert evaluate(run, data=str(image_folder / "train")).images == 24
+    assert evaluate(run, data=image_folder / "train").images == 24
 
 
 def test_other_images_may_be_a_plain_folder_of_fewer_classes(trained, image_folder, tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
@@ -72,6 +72,7 @@ def test_extent_of_polygons():
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.data())
+@settings(max_examples=40)
 def test_the_box_of_run_lengths_is_that_of_their_mask(height, width, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, height * width), max_size=6)))
     runs = Runs(np.diff([0, *cuts, height * width]).astype(np.float64))

@@ -51,7 +51,7 @@ class EvalResult:
 def evaluate(
     run: str | Path,
     *,
-    data: str | ClassificationData | None = None,
+    data: str | Path | ClassificationData | None = None,
     crops: Literal[1, 10] = 1,
     scales: Sequence[int] | None = None,
     checkpoint: Literal["last", "best"] = "last",
@@ -109,10 +109,10 @@ def evaluate(
 
 
 def _validation_images(
-    config: TrainConfig, data: str | ClassificationData | None, classes: list[str]
+    config: TrainConfig, data: str | Path | ClassificationData | None, classes: list[str]
 ) -> tuple[ImageSource, tuple[str, ...]]:
     """The images, and the files among them that are none."""
-    if isinstance(data, str):
+    if isinstance(data, str | Path):
         return open_other_images(config, data, classes)
     opened = open_config_data(config) if data is None else data
     check_classes(opened, classes)

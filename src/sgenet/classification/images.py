@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def open_config_data(config: TrainConfig) -> ClassificationData:
     return open_data(config.data, val_split=config.val_split, labels=config.labels, seed=seed, options=options)
 
 
-def open_other_images(config: TrainConfig, data: str, classes: list[str]) -> tuple[ImageSource, tuple[str, ...]]:
+def open_other_images(config: TrainConfig, data: str | Path, classes: list[str]) -> tuple[ImageSource, tuple[str, ...]]:
     """Images to judge a run's network by that are not the run's own.
 
     Args:
