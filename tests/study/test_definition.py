@@ -141,6 +141,13 @@ def test_another_recipe_and_other_data_take_the_place_of_its_own():
     assert config.data_options == {"noise": 0.0}  # a level's; the study's were for the data before
 
 
+def test_options_of_the_data_stay_while_the_data_stay():
+    photos = study(factors={"lr": [0.1, 0.2]}, settings={"data": "photos", "data_options": {"train_size": 64}})
+    for same in (photos.with_settings(epochs=3), photos.with_settings(data="photos"), photos.with_settings(None, 9)):
+        assert same.config(same.cells[0]).data_options == {"train_size": 64}
+    assert photos.with_settings(data="others").config(photos.cells[0]).data_options == {}
+
+
 def test_what_a_factor_varies_is_not_set_beside_it():
     with pytest.raises(ConfigError, match="attention is what the factor 'attention'"):
         study().with_settings(attention="se")

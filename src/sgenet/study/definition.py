@@ -363,7 +363,7 @@ class Definition:
             if name in settings:
                 raise ConfigError(f"{name} is what the study decides for each training; leave it out")
         merged: dict[str, Any] = copy.deepcopy(dict(self.settings))
-        if settings.get("data", merged.get("data", "shapes")) != "shapes":
+        if "data" in settings and settings["data"] != merged.get("data"):
             merged.pop("data_options", None)  # those of another data set
         _merge(merged, settings)
         return replace(
