@@ -123,6 +123,12 @@ def test_what_is_written_down_is_read_back():
         ({"factors": {"seed": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}}}, "may not be called 'seed'"),
         ({"question": "?", "factor": {}}, "there is no 'factor'. Did you mean 'factors'?"),
         ({"paper": {"figures": {}}}, "must have a source"),
+        ({"paper": {"source": "x", "figures": [1, 2]}}, "figures=\\[1, 2\\] of the paper must be a mapping"),
+        ({"sections": [1]}, "sections=\\[1\\] must be a list of names"),
+        ({"settings": {"data": "shapes", "seed": 3}}, "settings: seed is what the study decides"),
+        ({"settings": {"data": "shapes", "model": {"name": "x"}}}, "model=.* must be text"),
+        ({"factors": {"a": {"x": {"output": "runs/x"}, "y": {}}}}, "the factor 'a' varies output, which the study"),
+        ({"factors": {"lr": [0.1, 0.2], "pad": {"1": {"pad": 1}, "1.0": {"pad": 2}}}, "trend": "pad"}, "different num"),
         (
             {"factors": {"a": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}, "b": {"u": {"lr": 0.1}, "v": {}}}},
             "two factors vary lr",
@@ -218,6 +224,9 @@ def test_a_study_of_ones_own_is_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({**GRID, "name": "mine"}))
     assert load_study(str(file)).name == "mine"
+    file.write_text("settings: {data: shapes, epochs: 3, epochs: 4}")
+    with pytest.raises(ConfigError, match="'epochs' stands twice in what begins in line 1"):
+        load_study(str(file))
     file.write_text("factors: [")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_study(str(file))

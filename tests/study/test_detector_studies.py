@@ -83,6 +83,8 @@ def test_the_start_is_a_part_of_what_two_runs_must_share():
         ({"settings": {"data": "shapes", "backbone_weights": "runs/x"}}, "backbone_weights and pretraining are two"),
         ({"pretraining": {"recipes": "shapes"}}, "pretraining holds recipe and settings"),
         ({"pretraining": {"settings": {"epoch": 3}}}, "there is no setting 'epoch'"),
+        ({"pretraining": {"settings": {"seed": 3}}}, "pretraining: seed is what the study decides"),
+        ({"pretraining": {"recipe": 5}}, "pretraining holds recipe and settings, a name or a file"),
         ({"factors": {"model": ["resnet18", "sge_resnet18"]}}, "no setting of `sgenet detect train`"),
         ({"sections": ["masks"]}, "sections of detectors may be none, not masks"),
     ],

@@ -231,6 +231,13 @@ def test_more_seeds_are_added_and_fewer_change_nothing(storage):
     assert storage.enter(study(seeds=1)).seeds == 3
 
 
+def test_the_order_of_levels_does_not_matter_to_a_study_that_exists(storage):
+    levels = {"none": {"attention": "none"}, "sge": {"attention": "sge"}, "se": {"attention": "se"}}
+    turned = study(seeds=3, factors={"attention": levels}, baseline="none")
+    assert storage.enter(turned).factors == study().factors
+    assert sorted(storage.state().waiting) == sorted(cell.key for cell in turned.cells)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -39,6 +39,7 @@ FINGERPRINT = ("trains", "metric", "compare", "baseline")
 BACKBONES = "backbones"
 """The folder, within a study's, of the classifiers that its networks start from."""
 
+_DECIDED = ("seed", "output")  # settings that are no study's to give: each training has its own
 _TINY_SEEDS = 2
 _BACKBONE = ("backbone", "backbone_options", "attention", "attention_options")  # what decides a detector's classifier
 _NAME = re.compile(r"[\w.+-]+")
@@ -300,8 +301,9 @@ class Definition:
         decisive = {name: changed[name] for name in self.kind.decisive if name in changed}
         usual = self.kind.make(self.recipe, **decisive)
         for name, value in changed.items():
-            if isinstance(value, Mapping) and value:  # what a recipe says of networks, modules and data holds, too
-                changed[name] = {**getattr(usual, name), **value}
+            known = getattr(usual, name)
+            if isinstance(value, Mapping) and isinstance(known, Mapping) and value:
+                changed[name] = {**known, **value}  # what a recipe says of networks, modules and data holds, too
         own = {"output": None if folder is None else str(Path(folder) / "runs" / cell.folder)}
         return self.kind.make(self.recipe, **{**changed, **machine, **own})
 
@@ -359,9 +361,7 @@ class Definition:
                     f"{path} is what the factor '{factor.name}' of the study '{self.name}' varies; leave it out, or "
                     "write a study file of your own (`sgenet study show` prints this one)"
                 )
-        for name in ("seed", "output"):
-            if name in settings:
-                raise ConfigError(f"{name} is what the study decides for each training; leave it out")
+        _check_names(settings, self.kind, "settings")
         merged: dict[str, Any] = copy.deepcopy(dict(self.settings))
         if "data" in settings and settings["data"] != merged.get("data"):
             merged.pop("data_options", None)  # those of another data set
@@ -507,6 +507,8 @@ def _from_values(values: dict[str, Any], origin: str) -> Definition:
     for key in ("factors", "seeds"):
         if key not in values:
             raise ConfigError(f"{origin} has no '{key}'; a study needs factors and seeds")
+    if not all(isinstance(section, str) for section in values.get("sections") or ()):
+        raise ConfigError(f"{origin}: sections={values['sections']!r} must be a list of names")
     trains = values.get("trains") or "classifiers"
     if trains not in KINDS:
         raise ConfigError(f"{origin}: trains={trains!r} must be one of {', '.join(KINDS)}")
@@ -578,10 +580,21 @@ def _meant(setting: object, kind: Kind[Any, Any]) -> str:
 
 def _pretraining(values: Mapping[str, Any], origin: str) -> Pretraining:
     unknown = values.keys() - set(Pretraining.__dataclass_fields__)
-    settings = values.get("settings") or {}
-    if unknown or not isinstance(settings, Mapping):
-        raise ConfigError(f"{origin}: pretraining holds recipe and settings, not {dict(values)}")
-    return Pretraining(values.get("recipe"), dict(settings))
+    recipe, settings = values.get("recipe"), values.get("settings") or {}
+    if unknown or not isinstance(settings, Mapping) or not isinstance(recipe, str | None):
+        raise ConfigError(
+            f"{origin}: pretraining holds recipe and settings, a name or a file and a mapping; not {dict(values)}"
+        )
+    _check_names(settings, KINDS["classifiers"], f"{origin}: pretraining")
+    return Pretraining(recipe, dict(settings))
+
+
+def _check_names(settings: Mapping[str, Any], kind: Kind[Any, Any], where: str) -> None:
+    for name in settings:
+        if name not in types_of(kind.settings):
+            raise ConfigError(f"{where}: there is no setting '{name}'.{_meant(name, kind)}")
+        if name in _DECIDED:
+            raise ConfigError(f"{where}: {name} is what the study decides for each training; leave it out")
 
 
 def _paper(values: Mapping[str, Any], origin: str) -> Paper:
@@ -589,7 +602,10 @@ def _paper(values: Mapping[str, Any], origin: str) -> Paper:
     unknown = values.keys() - known
     if unknown or "source" not in values:
         raise ConfigError(f"{origin}: paper holds {', '.join(sorted(known))}; it must have a source, and no {unknown}")
-    figures = {str(name): str(figure) for name, figure in dict(values.get("figures") or {}).items()}
+    figures = values.get("figures") or {}
+    if not isinstance(figures, Mapping):
+        raise ConfigError(f"{origin}: figures={figures!r} of the paper must be a mapping from combinations to figures")
+    figures = {str(name): str(figure) for name, figure in figures.items()}
     words = {name: str(value) for name, value in values.items() if name != "figures"}
     return Paper(**words, figures=figures)
 
@@ -641,14 +657,15 @@ def _check_extras(study: Definition) -> None:
     if unknown:
         known = ", ".join(study.kind.sections) or "none"
         raise ConfigError(f"sections of {study.trains} may be {known}, not {', '.join(sorted(unknown))}")
-    for setting in study.settings:
-        if setting not in types_of(study.kind.settings):
-            raise ConfigError(f"settings: there is no setting '{setting}'.{_meant(setting, study.kind)}")
+    _check_names(study.settings, study.kind, "settings")
 
 
 def _check_levels(study: Definition, factor: Factor) -> None:
     if factor.name == "seed":
         raise ConfigError("a factor may not be called 'seed': every study has its seeds; say how many by seeds: N")
+    for name in _DECIDED:
+        if name in factor.settings:
+            raise ConfigError(f"the factor '{factor.name}' varies {name}, which the study decides for each training")
     names = [level.name for level in factor.levels]
     least = 2 if factor.name == study.compare else 1
     if len(names) < least:
@@ -667,8 +684,12 @@ def _check_trend(study: Definition) -> None:
     if factor is None:
         others = ", ".join(f.name for f in study.circumstances) or "no other factor"
         raise ConfigError(f"trend='{study.trend}' must be a factor other than '{study.compare}'; there is {others}")
-    if len(factor.levels) < 2 or any(level.number is None for level in factor.levels):
-        raise ConfigError(f"the levels of '{study.trend}' must be two numbers or more to show a trend")
+    numbers = {level.number for level in factor.levels}
+    if None in numbers or len(numbers) < max(2, len(factor.levels)):
+        names = ", ".join(level.name for level in factor.levels)
+        raise ConfigError(
+            f"the levels of '{study.trend}' must be two different numbers or more to show a trend, not {names}"
+        )
 
 
 def _folder(key: str) -> str:

@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -252,7 +252,7 @@ class Storage:
             definition: The study.
 
         Returns:
-            The study as the storage has it from now on.
+            The study as the storage has it from now on: as it was entered first, but for the seeds.
 
         Raises:
             RunError: If the storage has a study of this name that trains something else.
@@ -265,7 +265,7 @@ class Storage:
             if known is not None:
                 before = Definition.from_dict(known)
                 _check_same(before, definition, self.name)
-                definition = definition.with_settings(seeds=max(before.seeds, definition.seeds))
+                definition = replace(before, seeds=max(before.seeds, definition.seeds))
             if known != definition.to_dict():
                 self._study.set_user_attr(_DEFINITION, definition.to_dict())
             self._enter_missing(definition)
