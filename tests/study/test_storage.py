@@ -238,6 +238,31 @@ def test_the_order_of_levels_does_not_matter_to_a_study_that_exists(storage):
     assert sorted(storage.state().waiting) == sorted(cell.key for cell in turned.cells)
 
 
+def test_a_study_keeps_the_settings_that_its_recipe_gave_it_when_it_began(url, tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("{data: shapes, data_options: {noise: 1.0}, epochs: 5}")
+    noises = {"0": {"data_options": {"clutter": 0}}, "2": {"data_options": {"clutter": 2}}}
+    asked = {"recipe": str(recipe), "factors": {"clutter": noises}, "settings": {}}
+    begun = Storage(url, "own").enter(study(**asked))
+    recipe.write_text("{data: shapes, data_options: {noise: 2.0}, epochs: 5}")
+    with pytest.raises(RunError, match=r"data_options: {'noise': 1.0, .*} there, {'noise': 2.0, .*} here"):
+        Storage(url, "own").enter(study(**asked))
+    recipe.unlink()
+    known = Storage(url, "own").definition()
+    assert known == begun
+    assert known.config(known.cells[1]).data_options == {"noise": 1.0, "clutter": 2}
+    words = known.kind.words(known.config(known.cells[0]), known.recipe)
+    assert str(recipe) not in words
+    assert '{"noise": 1.0, "clutter": 0}' in words
+
+
+def test_a_study_stays_where_it_was_entered_first_whatever_place_another_machine_has(url):
+    here = study(settings={"data": "a/photos"})
+    there = study(seeds=3, settings={"data": "b/c/photos"}, title="Another?")
+    Storage(url, "s").enter(here)
+    assert Storage(url, "s").enter(there).to_dict() == {**here.to_dict(), "seeds": 3}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -86,6 +86,8 @@ def _study_run(words: list[str]) -> int:
     start = definition.kind.make(own.recipe or definition.recipe, **decisive)
     settings = named_settings("study run", start, rest)
     machine = {name: settings.pop(name) for name in MACHINE_SETTINGS if name in settings}
+    if "data" in settings:  # what they are is the study's, where they lie is this machine's
+        machine["data"] = settings["data"]
     definition = definition.with_levels(_levels("--levels", own.levels))
     definition = definition.with_settings(own.recipe, own.seeds, **settings)
     if own.budget == "tiny":

@@ -465,10 +465,7 @@ def _check_same(before: Definition, now: Definition, name: str) -> None:
         return
     changed = [f"{key}: {old[key]!r} there, {new[key]!r} here" for key in FINGERPRINT if old[key] != new[key]]
     changed += _changed_factors(old["factors"], new["factors"])
-    for key in sorted(old["settings"].keys() | new["settings"].keys()):
-        there, here = old["settings"].get(key), new["settings"].get(key)
-        if there != here:
-            changed.append(f"{key}: {there!r} there, {here!r} here")
+    changed += _changed_settings(old["settings"], new["settings"])
     raise RunError(
         f"the study '{name}' exists with other contents ({'; '.join(changed)}); give another --output to begin anew, "
         "or the same settings to go on"
@@ -483,6 +480,19 @@ def _changed_factors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
             levels = "other settings" if there == here else f"{there} there, {here} here"
             changed.append(f"factor '{factor}': {levels}")
     return changed
+
+
+def _changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between trainings that both have, each difference once."""
+    found: dict[str, list[str]] = {}
+    both = [combination for combination in old if combination in new]
+    for combination in both:
+        there, here = old[combination], new[combination]
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                text = f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"
+                found.setdefault(text, []).append(combination)
+    return [text if where == both else f"{text} (at {'; '.join(where)})" for text, where in found.items()]
 
 
 def _with_driver(url: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sgenet.classification.config import TrainConfig, make_config, to_words
+from sgenet.classification.config import TrainConfig, list_recipes, make_config, to_words
 from sgenet.classification.history import EpochRow
 from sgenet.study.kinds.kind import Kind, Metric, options_in_words
 from sgenet.training.settings import TrainingSettings
@@ -39,7 +39,7 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
 
     def words(self, config: TrainConfig, recipe: str | None) -> list[str]:
         """See `Kind`."""
-        return to_words(config, recipe)
+        return to_words(config, recipe if recipe in list_recipes() else None)
 
     def small(self, config: TrainConfig) -> dict[str, Any]:
         """See `Kind`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sgenet.detection.config import DetectConfig, make_detect_config, to_detect_words
 from sgenet.detection.history import DetectRow
+from sgenet.detection.recipes import list_recipes
 from sgenet.study.kinds.kind import START, Kind, Metric, options_in_words
 from sgenet.training.settings import TrainingSettings
 
@@ -48,7 +49,7 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
 
     def words(self, config: DetectConfig, recipe: str | None) -> list[str]:
         """See `Kind`."""
-        return to_detect_words(config, recipe or "2x")
+        return to_detect_words(config, recipe if recipe is not None and recipe in list_recipes() else "2x")
 
     def small(self, config: DetectConfig) -> dict[str, Any]:
         """See `Kind`."""

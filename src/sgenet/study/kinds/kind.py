@@ -85,7 +85,10 @@ class Kind(ABC, Generic[C, D]):
 
     @abstractmethod
     def words(self, config: C, recipe: str | None) -> list[str]:
-        """The words after the command that give these settings."""
+        """The words after the command that give these settings.
+
+        They begin at a recipe of the package: a user's file may be another, or gone, when they are used.
+        """
 
     @abstractmethod
     def small(self, config: C) -> dict[str, Any]:
