@@ -9,18 +9,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgenet.study.definition import Cell, Definition
+from sgenet.errors import RunError
+from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
 from sgenet.study.kinds import KINDS, START, Kind
 from sgenet.study.locking import alone
 from sgenet.study.storage import Claim, Result
 from sgenet.training.environment import describe_environment
 from sgenet.training.run_folder import Row, RunFolder
-from sgenet.training.settings import TrainingSettings
+from sgenet.training.settings import TrainingSettings, types_of
 
 __all__ = ["Images", "train_cell"]
 
 
 _KEPT = 4  # sets of generated images
+_PLACES = (*MACHINE_SETTINGS, "output")  # settings that do not tell one training from another
+_FILES = ("data", "labels", "weights", "backbone_weights")
 History = tuple[Mapping[str, float], ...]
 
 
@@ -111,14 +114,38 @@ def _trained(kind: Kind[Any, Any], config: TrainingSettings, images: Images, pro
     # until its next epoch.
     with alone(run.with_name(f".{run.name}.lock")):
         folder = RunFolder(run)
+        _check_same(folder, config)
         rows = [*folder.read_metrics(kind.row)] if folder.metrics.is_file() else []
-        if len(rows) < config.epochs and _can_go_on(run, config):
+        finished = len(rows) == config.epochs and rows[-1].epoch == config.epochs
+        if not finished and _can_go_on(run, config):
             rows = kind.resume(run, images.of(kind, config), progress)
-        elif len(rows) < config.epochs:
+        elif not finished:
             if run.exists():  # killed before its first checkpoint, it has learned nothing
                 shutil.rmtree(run)
             rows = kind.train(config, images.of(kind, config), progress)
     return tuple(dataclasses.asdict(row) for row in rows)
+
+
+def _check_same(run: RunFolder, config: TrainingSettings) -> None:
+    """See that a run, where there is one, is the one that is wanted: it may be left from another study."""
+    if not (run.path / "config.yaml").is_file():
+        return
+    known = run.read_config(type(config))
+    changed = []
+    for name in types_of(type(config)):
+        there, here = (_comparable(name, getattr(which, name)) for which in (known, config))
+        if there != here and name not in _PLACES and not (name == "precision" and here == "auto"):
+            changed.append(f"{name}: {there!r} there, {here!r} here")
+    if changed:
+        raise RunError(
+            f"'{run.path}' holds a training of other settings ({'; '.join(changed)}); move that folder away to train "
+            "anew, or give another --output"
+        )
+
+
+def _comparable(name: str, value: Any) -> Any:  # noqa: ANN401  # any setting
+    """The value; of a file or folder its name, which it keeps where it is moved."""
+    return Path(value).name if name in _FILES and value else value
 
 
 def _can_go_on(run: Path, config: TrainingSettings) -> bool:
