@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sgenet.errors import ConfigError, RunError
+from sgenet.errors import ConfigError, DataError, RunError
 from sgenet.study.definition import Definition
 from sgenet.study.storage import Result, Storage, Superseded, file_url, shown_url
 
@@ -96,12 +96,29 @@ def test_a_cell_whose_training_is_stopped_goes_back(storage, stop):
     assert not state.running
 
 
+def test_a_cell_that_breaks_twice_has_failed_and_the_others_go_on(storage):
+    first = study().cells[0].key
+
+    def train(claim):
+        if claim.cell.key == first:
+            raise DataError("image 7\nis damaged")
+        return result()
+
+    with pytest.raises(DataError):
+        storage.work(study(), train)
+    assert len(storage.state().waiting) == 6
+    work_all(storage, study(), train)
+    assert storage.state().failed == {first: "image 7 is damaged (twice)"}
+    assert len(storage.state().results) == 5
+
+
 def test_a_full_disk_is_not_the_cells_fault(storage):
     def train(claim):
         raise RunError("training ended by the system") from OSError(28, "No space left on device")
 
-    with pytest.raises(RunError):
-        storage.work(study(), train)
+    for _ in range(3):
+        with pytest.raises(RunError):
+            storage.work(study(), train)
     assert len(storage.state().waiting) == 6
 
 

@@ -68,3 +68,12 @@ def test_a_run_is_finished_when_its_last_epoch_is_there(tmp_path, begun):
     left(tmp_path, [*ROWS[:3], ROWS[2]])
     assert trained(tmp_path).last("epoch") == 4
     assert len(begun) == 1
+
+
+def test_a_run_whose_checkpoint_is_damaged_is_moved_aside_and_begun_anew(tmp_path, begun):
+    for number in (1, 2):
+        folder = left(tmp_path, ROWS[:2])
+        (folder.checkpoints / "index.json").write_text("{}")
+        assert trained(tmp_path).last("epoch") == 4
+        assert (tmp_path / "runs" / f"{folder.path.name}.damaged-{number}" / "metrics.csv").is_file()
+    assert len(begun) == 2

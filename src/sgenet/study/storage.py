@@ -29,7 +29,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sgenet.errors import ConfigError, RunError
+from sgenet.errors import ConfigError, RunError, SgenetError
 from sgenet.study.definition import FINGERPRINT, Cell, Definition
 from sgenet.study.locking import alone
 
@@ -41,9 +41,12 @@ HEARTBEAT_SECONDS = 20
 _FILE_TIMEOUT = 120  # seconds that a process waits for others to finish writing to a file
 _SERVER_TIMEOUT = 15
 _MOST_SEEDS = 10_000
+_LONGEST_REASON = 400
 _DEFINITION, _COSTS, _TIMES = "definition", "costs", "times"  # of the study
 _SEED = "seed"  # a trial's parameter, beside the factors
 _CELL, _ERROR, _SESSION, _RESULT = "cell", "error", "session", "result"  # of a trial
+_ATTEMPTS = "attempts"  # of a trial: how often it broke
+_MOST_ATTEMPTS = 2
 
 
 class Superseded(Exception):  # noqa: N818  # no error: what it says is that there is nothing more to do
@@ -159,6 +162,27 @@ class Claim:
         """
         with self._mine():
             self._storage.set_trial_state_values(self._trial, TrialState.WAITING)
+
+    def broke(self, reason: str) -> bool:
+        """The training broke: the cell waits for another attempt, or has failed where it had its attempts.
+
+        Args:
+            reason: Why.
+
+        Returns:
+            Whether it has failed.
+
+        Raises:
+            Superseded: As `report`.
+        """
+        with self._mine():
+            attempts = self._storage.get_trial(self._trial).user_attrs.get(_ATTEMPTS, 0) + 1
+            self._storage.set_trial_user_attr(self._trial, _ATTEMPTS, attempts)
+        if attempts < _MOST_ATTEMPTS:
+            self.give_back()
+            return False
+        self.fail(f"{reason} (twice)")
+        return True
 
     @contextmanager
     def alive(self, seconds: float) -> Iterator[None]:
@@ -343,8 +367,9 @@ class Storage:
 
         Args:
             definition: The study.
-            train: Does it. A RunError is kept as the reason why the cell failed; anything else that it raises gives
-                the cell back, for another worker or another time, and is raised again.
+            train: Does it. A RunError is kept as the reason why the cell failed. Anything else that it raises gives
+                the cell back, for another worker or another time, and is raised again; the second time that a training
+                breaks, the cell has failed. A stop, a full disk or a storage that is away is no fault of the cell's.
             session: Whose work this counts as.
             limit: How many cells a session may take; None for all.
             among: Keys of the cells that may be taken; None for all.
@@ -444,13 +469,27 @@ def _train(claim: Claim, train: Callable[[Claim], Result]) -> None:
     except Superseded:
         raise
     except BaseException as error:
-        if isinstance(error, RunError) and not isinstance(error.__cause__, OSError):  # a full disk is not its fault
+        if not isinstance(error, Exception) or _of_the_machine(error):
+            with suppress(Superseded):
+                claim.give_back()
+            raise
+        if isinstance(error, RunError):
             claim.fail(str(error))
-            return
-        with suppress(Superseded):
-            claim.give_back()
-        raise
+        elif not claim.broke(_reason(error)):
+            raise
+        return
     claim.complete(result)
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether disk or storage failed, not the training."""
+    kinds = (OSError, SQLAlchemyError, StorageInternalError)
+    return isinstance(error, kinds) or (isinstance(error, RunError) and isinstance(error.__cause__, OSError))
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())[:_LONGEST_REASON]
+    return words if isinstance(error, SgenetError) else f"{type(error).__name__}: {words}"
 
 
 def _parameter_kinds(definition: Definition) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgenet.errors import RunError
+from sgenet.errors import CheckpointError, RunError
 from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
 from sgenet.study.kinds import KINDS, START, Kind
 from sgenet.study.locking import alone
@@ -117,13 +118,31 @@ def _trained(kind: Kind[Any, Any], config: TrainingSettings, images: Images, pro
         _check_same(folder, config)
         rows = [*folder.read_metrics(kind.row)] if folder.metrics.is_file() else []
         finished = len(rows) == config.epochs and rows[-1].epoch == config.epochs
-        if not finished and _can_go_on(run, config):
-            rows = kind.resume(run, images.of(kind, config), progress)
-        elif not finished:
+        if not finished:
+            rows = _resumed(kind, config, images, progress)
+        if not rows:
             if run.exists():  # killed before its first checkpoint, it has learned nothing
                 shutil.rmtree(run)
             rows = kind.train(config, images.of(kind, config), progress)
     return tuple(dataclasses.asdict(row) for row in rows)
+
+
+def _resumed(kind: Kind[Any, Any], config: TrainingSettings, images: Images, progress: _Reporting) -> list[Row]:
+    """All rows of a run that went on from its checkpoint; none where it has to begin anew."""
+    run = Path(str(config.output))
+    try:
+        if _can_go_on(run, config):
+            return kind.resume(run, images.of(kind, config), progress)
+    except CheckpointError:  # it is damaged
+        if run.exists():
+            run.rename(_aside(run))
+    return []
+
+
+def _aside(run: Path) -> Path:
+    """A name beside the run's that is free."""
+    names = (run.with_name(f"{run.name}.damaged-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _check_same(run: RunFolder, config: TrainingSettings) -> None:
