@@ -141,6 +141,24 @@ def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(url):
     assert not found.running
 
 
+def test_how_long_a_worker_may_be_silent_is_the_studys_whoever_looks(url):
+    Storage(url, "s", heartbeat=30).enter(study())
+    others = Storage(url, "s")
+
+    def train(claim):
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:  # 70 seconds of silence: less than three times 30
+            shift = "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-70 seconds')"
+            connection.execute(sqlalchemy.text(shift))
+        engine.dispose()
+        assert others.work(study(), lambda again: result(), among={claim.cell.key}) == "busy"
+        return result()
+
+    assert Storage(url, "s").work(study(), train) == "worked"
+    with pytest.raises(RunError, match="heartbeat=5 is not that of the study 's', whose workers say every 30 seconds"):
+        Storage(url, "s", heartbeat=5).enter(study())
+
+
 def silence(url):
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.analysis import Analysis, analyse
 from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
-from sgenet.study.storage import HEARTBEAT_SECONDS, State, Storage, file_url
+from sgenet.study.storage import State, Storage, file_url
 from sgenet.study.working import STOPPED, URL_VARIABLE, Task
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run_study(
     cells: int | None = None,
     only: Mapping[str, Sequence[str]] | None = None,
     threads: int | None = None,
-    heartbeat: int = HEARTBEAT_SECONDS,
+    heartbeat: int | None = None,
     machine: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -79,7 +79,8 @@ def run_study(
         threads: Threads of torch for each worker; the machine's cores shared between them if not given. On a CPU they
             are part of what makes a result repeatable bit for bit.
         heartbeat: Seconds between two signs of life of a worker; one that is silent for three times as long is taken
-            for dead, and its cell given to another.
+            for dead, and its cell given to another. They are the study's, wherever it is worked on: None for those that
+            it was begun with, or 20.
         machine: Settings of the training that belong to this machine: workers (of images), loader, accelerator,
             devices, and data where they lie elsewhere here.
         progress: Where to show how far the study is; the console if not given.
@@ -115,7 +116,6 @@ def run_study(
         limit=cells,
         only={name: list(levels) for name, levels in (only or {}).items()},
         threads=threads or share,
-        heartbeat=heartbeat,
         machine=dict(machine or {}),
     )
     stopped = _Crew(task, url, workers, output).watch(opened, definition, seconds, progress)

@@ -36,13 +36,15 @@ from sgenet.study.locking import alone
 __all__ = ["Claim", "Result", "State", "Storage", "Superseded", "file_url", "shown_url"]
 
 HEARTBEAT_SECONDS = 20
-"""How often a worker says that it is alive; one that has not for three times as long is taken for dead."""
+"""How often the workers of a study say that they are alive, unless it was entered with another interval; one that has
+not for three times as long is taken for dead."""
 
 _FILE_TIMEOUT = 120  # seconds that a process waits for others to finish writing to a file
 _SERVER_TIMEOUT = 15
 _MOST_SEEDS = 10_000
 _LONGEST_REASON = 400
-_DEFINITION, _COSTS, _TIMES = "definition", "costs", "times"  # of the study
+_DEFINITION, _HEARTBEAT, _COSTS, _TIMES = "definition", "heartbeat", "costs", "times"  # of the study
+_SILENCE = 3  # heartbeats
 _SEED = "seed"  # a trial's parameter, beside the factors
 _CELL, _ERROR, _SESSION, _RESULT = "cell", "error", "session", "result"  # of a trial
 _ATTEMPTS = "attempts"  # of a trial: how often it broke
@@ -217,17 +219,18 @@ class Storage:
     Args:
         url: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
         name: The study's name in it.
-        heartbeat: Seconds between two signs of life of a worker, at least 1.
+        heartbeat: Seconds between two signs of life of a worker, at least 1. The study keeps those that it was entered
+            with first, for all workers everywhere: who waits must know how long others may be silent. None for those.
 
     Raises:
         ConfigError: If the URL is neither.
         RunError: If the storage cannot be reached.
     """
 
-    def __init__(self, url: str, name: str, heartbeat: int = HEARTBEAT_SECONDS) -> None:
-        if heartbeat < 1:
+    def __init__(self, url: str, name: str, heartbeat: int | None = None) -> None:
+        if heartbeat is not None and heartbeat < 1:
             raise ConfigError(f"heartbeat={heartbeat} must be 1 second or more")
-        self.url, self.name, self._heartbeat = _with_driver(url), name, heartbeat
+        self.url, self.name, self._asked = _with_driver(url), name, heartbeat
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         server = not self.url.startswith("sqlite")
@@ -238,8 +241,8 @@ class Storage:
                 self._storage = RDBStorage(
                     self.url,
                     engine_kwargs={"connect_args": timeout, **({"pool_pre_ping": True} if server else {})},
-                    heartbeat_interval=heartbeat,
-                    grace_period=3 * heartbeat,
+                    heartbeat_interval=HEARTBEAT_SECONDS,  # the study's own from `_keep_time` on
+                    grace_period=_SILENCE * HEARTBEAT_SECONDS,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True),
                 )
         self._study: optuna.Study | None = None
@@ -279,7 +282,7 @@ class Storage:
             The study as the storage has it from now on: as it was entered first, but for the seeds.
 
         Raises:
-            RunError: If the storage has a study of this name that trains something else.
+            RunError: If the storage has a study of this name that trains something else, or with another heartbeat.
         """
         with self._reachable(), self._alone():
             self._study = optuna.create_study(
@@ -290,10 +293,26 @@ class Storage:
                 before = Definition.from_dict(known)
                 _check_same(before, definition, self.name)
                 definition = replace(before, seeds=max(before.seeds, definition.seeds))
+            self._agree_on_heartbeat(self._study)
             if known != definition.to_dict():
                 self._study.set_user_attr(_DEFINITION, definition.to_dict())
             self._enter_missing(definition)
         return definition
+
+    def _agree_on_heartbeat(self, study: optuna.Study) -> None:
+        known, asked = study.user_attrs.get(_HEARTBEAT), self._asked
+        if known is None:
+            study.set_user_attr(_HEARTBEAT, HEARTBEAT_SECONDS if asked is None else asked)
+        elif asked not in (None, known):
+            raise RunError(
+                f"heartbeat={asked} is not that of the study '{self.name}', whose workers say every {known} seconds "
+                "that they are alive; leave it out"
+            )
+        self._keep_time(study)
+
+    def _keep_time(self, study: optuna.Study) -> None:
+        seconds = study.user_attrs.get(_HEARTBEAT, HEARTBEAT_SECONDS)
+        self._storage.heartbeat_interval, self._storage.grace_period = seconds, _SILENCE * seconds
 
     def _enter_missing(self, definition: Definition) -> None:
         alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
@@ -385,7 +404,7 @@ class Storage:
             claim = self._take(definition, session, limit, among)
             if not isinstance(claim, Claim):
                 return claim
-            with suppress(Superseded), claim.alive(self._heartbeat):
+            with suppress(Superseded), claim.alive(self._storage.heartbeat_interval or HEARTBEAT_SECONDS):
                 _train(claim, train)
         return "worked"
 
@@ -417,6 +436,7 @@ class Storage:
     def _opened(self) -> optuna.Study:
         if self._study is None:
             self._study = optuna.load_study(study_name=self.name, storage=self._storage)
+            self._keep_time(self._study)
         return self._study
 
     def _alone(self) -> AbstractContextManager[None]:
