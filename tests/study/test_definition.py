@@ -121,6 +121,10 @@ def test_what_is_written_down_is_read_back():
         ({"recipe": "shape"}, "there is no recipe and no file 'shape'"),
         ({"name": "a/b"}, "name may have letters, digits"),
         ({"factors": {"seed": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}}}, "may not be called 'seed'"),
+        (
+            {"factors": {"a": {"x / y": {}, "x": {}}, "b": {"z": {}, "y / z": {}}}},
+            "two combinations of levels would be called 'x / y / z'",
+        ),
         ({"question": "?", "factor": {}}, "there is no 'factor'. Did you mean 'factors'?"),
         ({"paper": {"figures": {}}}, "must have a source"),
         ({"paper": {"source": "x", "figures": [1, 2]}}, "figures=\\[1, 2\\] of the paper must be a mapping"),

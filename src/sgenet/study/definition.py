@@ -36,9 +36,14 @@ MACHINE_SETTINGS = ("workers", "loader", "accelerator", "devices")
 FINGERPRINT = ("trains", "metric", "compare", "baseline")
 """What two runs of a study must have in common, besides factors and settings."""
 
+EPOCH_COLUMNS = ("step", "lr", "images_per_second", "seconds")
+"""Columns of an epoch's row that say nothing of a whole training."""
+
 BACKBONES = "backbones"
 """The folder, within a study's, of the classifiers that its networks start from."""
 
+# columns of comparisons.csv and cells.csv, beside those of figures and of an epoch's row
+_COLUMNS = ("seed", "seeds", "verdict", "parameters", "macs", "elementwise", "bytes_moved", "paper", "command")
 _DECIDED = ("seed", "output")  # settings that are no study's to give: each training has its own
 _TINY_SEEDS = 2
 _BACKBONE = ("backbone", "backbone_options", "attention", "attention_options")  # what decides a detector's classifier
@@ -695,6 +700,10 @@ def _check_metric(study: Definition) -> None:
 
 def _check_extras(study: Definition) -> None:
     folders: dict[str, str] = {}
+    names = [combination.name for combination in study.combinations]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two combinations of levels would be called '{twice}'; give a level a name without ' / '")
     for combination in study.combinations:
         other = folders.setdefault(Cell(combination, 0).folder, combination.name)
         if other != combination.name:
@@ -709,6 +718,12 @@ def _check_extras(study: Definition) -> None:
 def _check_levels(study: Definition, factor: Factor) -> None:
     if factor.name == "seed":
         raise ConfigError("a factor may not be called 'seed': every study has its seeds; say how many by seeds: N")
+    columns = {*_COLUMNS, *study.kind.row.__dataclass_fields__} - {*EPOCH_COLUMNS} | {"seconds"}
+    figures = ("difference", "course", *(metric.key for metric in study.kind.metrics))
+    if factor.name in columns or any(re.fullmatch(rf"{figure}(_.+)?", factor.name) for figure in figures):
+        raise ConfigError(
+            f"a factor may not be called '{factor.name}', which is a column of the study's tables; give it another name"
+        )
     for name in _DECIDED:
         if name in factor.settings:
             raise ConfigError(f"the factor '{factor.name}' varies {name}, which the study decides for each training")
