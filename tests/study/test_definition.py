@@ -173,6 +173,12 @@ def test_the_grid_of_a_tiny_study_is_the_same_but_for_its_seeds():
     assert tiny.config(tiny.cells[0]).epochs == 2
 
 
+def test_a_tiny_study_of_lengths_trains_briefly_for_all_of_them():
+    tiny = study(factors={"epochs": [10, 40, 20]}).tiny()
+    assert [tiny.config(cell).epochs for cell in tiny.cells[:3]] == [2, 4, 3]
+    assert [level.name for level in tiny.factor.levels] == ["10", "40", "20"]
+
+
 def test_seeds_and_places_are_no_part_of_what_two_runs_must_share():
     here = study().with_settings(None, 9, data="a/photos")
     there = study().with_settings(None, 2, data="b/c/photos", workers=3)

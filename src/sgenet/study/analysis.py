@@ -76,8 +76,9 @@ class Row:
         baseline: Whether the others of its block are compared with it.
         metric: What is compared.
         difference: Of the last epoch, points, to the baseline; None for itself, or without a common seed.
-        course: Of the mean over all epochs, points: whether it learned better throughout.
-        ahead: The share of epochs in which its mean over the seeds is above the baseline's.
+        course: Of the mean over all epochs, points: whether it learned better throughout; None where it was trained for
+            more or fewer epochs than the baseline.
+        ahead: The share of epochs in which its mean over the seeds is above the baseline's; None likewise.
         further: What else the trainings are told by, as far as it is a number.
         failed: Why trainings failed, by seed.
         paper: What the paper printed, or None.
@@ -250,6 +251,8 @@ def _block(
         own = results.get(combination.name, {})
         is_base = combination is plain
         seeds = [] if is_base else sorted(own.keys() & base.keys())
+        lengths = {len(which[seed].history) for seed in seeds for which in (own, base)}
+        alike = seeds if len(lengths) == 1 else []
         rows.append(
             Row(
                 combination,
@@ -257,8 +260,8 @@ def _block(
                 is_base,
                 metric,
                 _difference_of(metric, own, base, seeds, tests),
-                _difference(own, base, seeds, tests, lambda result: fmean(row[metric.key] for row in result.history)),
-                _ahead(own, base, seeds, metric.key),
+                _difference(own, base, alike, tests, lambda result: fmean(row[metric.key] for row in result.history)),
+                _ahead(own, base, alike, metric.key),
                 _further(definition, own, base, seeds),
                 failed.get(combination.name, {}),
                 figures.get(combination.name),
@@ -304,7 +307,7 @@ def _further(
 def _ahead(own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int], column: str) -> float | None:
     if not seeds:
         return None
-    epochs = min(len(which[s].history) for which in (own, base) for s in seeds)
+    epochs = len(base[seeds[0]].history)
     above = [sum(own[s].history[e][column] - base[s].history[e][column] for s in seeds) > 0 for e in range(epochs)]
     return sum(above) / epochs
 

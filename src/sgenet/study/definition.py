@@ -468,6 +468,7 @@ class Definition:
             start = replace(start, settings={**start.settings, **KINDS["classifiers"].small(self.start(self.cells[0]))})
         return replace(
             self,
+            factors=self._of_few_epochs(small["epochs"]),
             settings=settings,
             pretraining=start,
             seeds=min(self.seeds, _TINY_SEEDS),
@@ -475,6 +476,19 @@ class Definition:
             sections=(),
             resolved={},
         )
+
+    def _of_few_epochs(self, least: int) -> tuple[Factor, ...]:
+        """The factors; where one varies epochs, by as few as leave its levels different."""
+        lengths = sorted(
+            {level.settings["epochs"] for f in self.factors for level in f.levels if "epochs" in level.settings}
+        )
+        few = {length: {"epochs": least + position} for position, length in enumerate(lengths)}
+
+        def short(level: Level) -> Level:
+            known = level.settings.get("epochs")
+            return level if known is None else replace(level, settings={**level.settings, **few[known]})
+
+        return tuple(replace(f, levels=tuple(short(level) for level in f.levels)) for f in self.factors)
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as JSON-able values, of which `from_dict` makes it again."""
