@@ -132,6 +132,7 @@ def test_other_figures_stand_in_tables_and_report():
     assert none["ap_small_difference"] == ""
     page = render(analysis, {})
     assert "Other figures of the same trainings" in page
+    assert "second table together, which may err in 5% of studies of its own" in " ".join(page.split())
     assert "AP is COCO&#39;s average precision" in page
     assert "a classifier, trained by the recipe shapes with epochs 3" in page
 

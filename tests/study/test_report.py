@@ -167,6 +167,12 @@ def test_a_trend_is_answered_and_drawn():
     assert "trends included" not in Page(render(analysed(TOP1), {})).text
 
 
+def test_what_is_promised_is_said_of_each_question_by_itself(tmp_path):
+    write_reports(analysed(WIN), {}, tmp_path)
+    for name in ("report.html", "report.md"):
+        assert "second question, with 5% of its own" in spaced((tmp_path / name).read_text())
+
+
 def test_a_wiring_check_concludes_nothing():
     text = Page(render(analysed(WIN, wiring=True), {})).text
     assert "no conclusion" in text

@@ -48,7 +48,8 @@ class Further:
     Attributes:
         metric: What it is.
         values: Of the last epoch of each finished training, percent, in the order of the seeds.
-        difference: To the baseline's, points; its p is corrected for all further figures of the study together.
+        difference: To the baseline's, points; its p is corrected for all further figures of the study together, apart
+            from the figure that the study asks about.
     """
 
     metric: Metric
@@ -214,7 +215,9 @@ def analyse(definition: Definition, state: State) -> Analysis:
         state: What its storage has.
 
     Returns:
-        Rows, differences with p values corrected for their number, and trends.
+        Rows, differences with p values corrected for their number, and trends. Three questions are corrected each by
+        itself, and may each be answered wrongly in 5% of all studies: the last epoch, the whole course, and the further
+        figures.
     """
     cells = {cell.key: cell for cell in definition.cells}
     results: dict[str, dict[int, Result]] = {}
@@ -348,8 +351,10 @@ def _slope(definition: Definition, group: Sequence[Block], position: int) -> Pai
 def _corrected(blocks: Sequence[Block], trends: Sequence[Trend], tests: int) -> tuple[list[Block], list[Trend]]:
     """Correct p values for the number of tests that the study makes in all, those that cannot be made yet included.
 
-    "Better throughout" is a second question about the same trainings. It is asked only where the first is answered: a
-    course's p is never below that of its last epoch. So both together err in at most 5% of all studies.
+    At most 5% of all studies err about any difference or trend of the last epoch. "Better throughout" is a second
+    question with 5% of its own, asked only where the first is answered: a course's p is never below that of its last
+    epoch, so that where nothing differs both together err in at most 5%. The further figures stand in a second table,
+    with 5% of its own.
     """
     rows = [row for block in blocks for row in block.rows]
     last = _adjusted([*(row.difference for row in rows), *(trend.slope for trend in trends)], tests)
@@ -366,7 +371,7 @@ def _corrected(blocks: Sequence[Block], trends: Sequence[Trend], tests: int) -> 
 
 
 def _further_corrected(rows: Sequence[Row], tests: int) -> list[tuple[Further, ...]]:
-    """The rows' further figures, their p values corrected for all of them together."""
+    """The rows' further figures, their p values corrected for all of them together, and for nothing else."""
     every = [further for row in rows for further in row.further]
     kinds = len({further.metric for further in every})
     adjusted = iter(_adjusted([further.difference for further in every], tests * kinds))

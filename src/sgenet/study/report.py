@@ -19,6 +19,7 @@ from sgenet.study.sections import Sections
 from sgenet.study.statistics import smallest_difference
 from sgenet.study.table import cells_csv, columns, further_columns, further_metrics, markdown, rows_csv
 from sgenet.study.wording import (
+    PROMISE,
     WIRING,
     answer,
     courses,
@@ -96,6 +97,7 @@ def _variables(analysis: Analysis, costs: Costs, sections: Sections) -> dict[str
         "study": definition,
         "date": f"{now.day} {now:%B %Y}",
         "answer": answer(analysis),
+        "promise": PROMISE,
         "wiring": WIRING if definition.wiring else "",
         "sentences": said if len(said) <= _MOST_SENTENCES else [],
         "failures": failures(analysis),
@@ -189,6 +191,7 @@ def _markdown(analysis: Analysis, costs: Costs) -> str:
     definition = analysis.definition
     parts = [f"# {definition.title}", definition.question, f"**{answer(analysis)}**"]
     parts += [detectable(definition, definition.spread, definition.spread_source), markdown(columns(analysis, costs))]
+    parts.append(f"p is corrected (Holm) for all differences of this table together: {PROMISE}")
     if definition.paper is not None:
         paper = definition.paper
         parts.append(f"Paper: {'. '.join(p for p in (paper.source, paper.setting, paper.differs) if p)}")
