@@ -1,15 +1,20 @@
 """What a study is: its grid, its settings, and what is refused before any work."""
 
+import itertools
 import re
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from sgenet import detection
+from sgenet.attention import Attention
 from sgenet.classification.recipes import list_recipes
+from sgenet.classification.training import create_network
 from sgenet.errors import ConfigError, UnknownNameError
 from sgenet.study import list_studies, load_study
-from sgenet.study.definition import Definition
+from sgenet.study.definition import Cell, Definition
 
 GRID = {
     "name": "grid",
@@ -212,6 +217,44 @@ def test_a_study_of_the_package_says_what_it_asks_and_with_what_the_paper_answer
     if definition.needs is None and name != "demo":
         assert definition.seeds >= 5
         assert definition.config(definition.cells[0]).data == "shapes"
+
+
+def network_of(config):
+    """What makes a network: for each part the shapes of its parameters, and for attention where it stands and how."""
+    torch.manual_seed(0)
+    model = create_network(config, 10).eval()
+    attention = {id(place) for place in model.modules() if isinstance(place, Attention)}
+    parts, made, norms, kept = [], {}, [], []
+
+    def hook(module, inputs, output):
+        kept.append((inputs, output))  # so that no two tensors share an id
+        if id(module) in attention:
+            start = [round(p.mean().item(), 1) for p in module.parameters()]
+            parts.append((made.get(id(inputs[0]), "a sum"), tuple(inputs[0].shape), repr(module), tuple(start)))
+        elif not any(True for _ in module.children()):
+            norms.append(isinstance(module, nn.BatchNorm2d))
+            made[id(output)] = (type(module).__name__, sum(norms))
+
+    for module in model.modules():
+        module.register_forward_hook(hook)
+    model(torch.zeros(1, 3, 16, 16))
+    return tuple(p.shape for p in model.parameters()), tuple(parts)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS - {"hosts", "mobile", "cifar", "detectors"}))
+def test_no_two_levels_of_a_study_of_the_package_are_one_network(name):
+    definition = load_study(name)
+    found = {}
+    for combination in definition.combinations:
+        config = definition.config(Cell(combination, 0))
+        differs = (config.model, str(config.attention), str(config.data_options))
+        found.setdefault(differs, {})[combination.name] = config
+    same = []
+    for configs in found.values():
+        if len(configs) > 1:
+            networks = {level: network_of(config) for level, config in configs.items()}
+            same += [pair for pair in itertools.combinations(networks, 2) if networks[pair[0]] == networks[pair[1]]]
+    assert same == ([("16", "32")] if name == "se-reduction" else [])  # which its text says
 
 
 def test_the_figures_of_senets_tables_stand_in_its_studies():
