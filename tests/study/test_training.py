@@ -52,6 +52,14 @@ def test_a_finished_run_is_read_wherever_and_on_whatever_it_was_trained(tmp_path
     assert not begun
 
 
+def test_a_run_on_linked_images_is_known_again(tmp_path, begun):
+    (tmp_path / "photos-2").mkdir()
+    (tmp_path / "photos").symlink_to(tmp_path / "photos-2")
+    left(tmp_path, data=str(tmp_path / "photos-2"))
+    assert trained(tmp_path, data=str(tmp_path / "photos")).last("val_top1") == 88.0
+    assert not begun
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"epochs": 3}, "epochs: 3 there, 4 here"), ({"lr": 0.5, "data_options": {}}, "lr: 0.5 there, 0.1 here")],

@@ -152,8 +152,8 @@ def _check_same(run: RunFolder, config: TrainingSettings) -> None:
     known = run.read_config(type(config))
     changed = []
     for name in types_of(type(config)):
-        there, here = (_comparable(name, getattr(which, name)) for which in (known, config))
-        if there != here and name not in _PLACES and not (name == "precision" and here == "auto"):
+        there, here = getattr(known, name), getattr(config, name)
+        if name not in _PLACES and not _alike(name, there, here):
             changed.append(f"{name}: {there!r} there, {here!r} here")
     if changed:
         raise RunError(
@@ -162,9 +162,11 @@ def _check_same(run: RunFolder, config: TrainingSettings) -> None:
         )
 
 
-def _comparable(name: str, value: Any) -> Any:  # noqa: ANN401  # any setting
-    """The value; of a file or folder its name, which it keeps where it is moved."""
-    return Path(value).name if name in _FILES and value else value
+def _alike(name: str, there: Any, here: Any) -> bool:  # noqa: ANN401  # any setting
+    """Whether two values mean the same: a file or folder is known by its name, also behind a link to it."""
+    if name in _FILES and there and here:
+        return Path(there).name in (Path(here).name, Path(here).expanduser().resolve().name)
+    return bool(there == here) or (name == "precision" and here == "auto")
 
 
 def _can_go_on(run: Path, config: TrainingSettings) -> bool:
