@@ -6,9 +6,10 @@
 FOLDER holds `cifar10.tar.xz` and `tiny-imagenet-000-049.tar.xz` (image folders: train/CLASS/*, val/CLASS/*). The
 comparisons are studies of the package on these images; a trial is one cell of one of them, trained by the package's own
 trainer: a classifier with its images held on the GPU, or a detector, after the classifier that it starts from, on the
-drawn scenes of `shapes`. A finished trial is one row of the CSV file and is not repeated, so that an
-interrupted queue goes on where it was. Before the queue starts, the attention modules are compared between GPU and CPU.
-The table is printed last. It needs no database: the package's `sgenet study run` would ask for Optuna.
+drawn scenes of `shapes`. A finished trial is one row of the CSV file and is not repeated, so that an interrupted queue
+goes on where it was; one that failed is a row with its reason, and is tried again another time. Before the queue
+starts, the attention modules are compared between GPU and CPU. The table is printed last. It needs no database: the
+package's `sgenet study run` would ask for Optuna.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import torch
 import torchvision
 
 import sgenet
+from sgenet.errors import SgenetError
 from sgenet.study.definition import Cell, Combination, Definition, load_study
 from sgenet.study.kinds import START
 from sgenet.study.statistics import compare, holm, standard_deviation
@@ -55,12 +57,14 @@ ABLATIONS = (
     *("se-reduction", "se-squeeze", "se-excitation", "se-stages", "se-integration", "se-3x3", "se-no-squeeze"),
 )
 
+OF_BOTTLENECKS, BOTTLENECKS = ("sge-position", "se-3x3"), "resnet11_cifar"  # they ask of places that others lack
+
 COLUMNS = (
-    *("comparison", "data", "level", "seed", "epochs", "batch_size"),
+    *("comparison", "data", "network", "level", "seed", "epochs", "batch_size"),
     *("metric", "figure", "further", "train_loss", "seconds"),
-    *("device", "torch", "torchvision", "sgenet", "date"),
+    *("device", "torch", "torchvision", "sgenet", "date", "error"),
 )
-KEY = 6  # columns
+KEY = 7  # columns
 DETECTORS_NEED = "faster_coco_eval"
 
 
@@ -83,12 +87,13 @@ class Trial:
     @property
     def key(self) -> tuple[str, ...]:
         """What makes a row of the CSV file this trial's."""
-        config = self.comparison.study.config(self.cell)
-        level = self.cell.combination.name
+        study = self.comparison.study
+        config = study.config(self.cell)
         return (
             self.comparison.name,
             self.comparison.data,
-            level,
+            config.model if study.trains == "classifiers" else config.backbone,
+            self.cell.combination.name,
             str(self.cell.seed),
             str(config.epochs),
             str(config.batch_size),
@@ -129,10 +134,10 @@ def comparisons(tiny: bool) -> list[Comparison]:
         )
     # Its stages are told by the size of their maps, of which a half of the image's is the first.
     halved: dict[str, dict[str, Any]] = {"se-stages": {"model_options": {"stem_stride": 2}}}
-    found += [
-        Comparison(name, "cifar10", study(name, "cifar10", 3, model="resnet20_cifar", **CIFAR, **halved.get(name, {})))
-        for name in ABLATIONS
-    ]
+    for name in ABLATIONS:
+        host = BOTTLENECKS if name in OF_BOTTLENECKS else "resnet20_cifar"
+        asked = study(name, "cifar10", 3, model=host, **CIFAR, **halved.get(name, {}))
+        found.append(Comparison(name, "cifar10", asked))
     return found
 
 
@@ -215,19 +220,27 @@ def run_trial(trial: Trial, folder: Path, scratch: Path, accelerator: str) -> di
     last = dataclasses.asdict(row) | found
     further = {m.key: round(last[m.key], 3) for m in study.kind.metrics if math.isfinite(last.get(m.key, math.nan))}
     further.pop(study.compared.key, None)
-    figures = (
-        study.compared.key,
-        f"{last[study.compared.key]:.3f}",
-        json.dumps(further),
-        f"{last['train_loss']:.5f}",
-        f"{time.perf_counter() - began:.1f}",
-        device_name(accelerator),
-        torch.__version__,
-        torchvision.__version__,
-        sgenet.__version__,
-        datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
-    return dict(zip(COLUMNS, (*trial.key, *figures), strict=True))
+    figures = {
+        "metric": study.compared.key,
+        "figure": f"{last[study.compared.key]:.3f}",
+        "further": json.dumps(further),
+        "train_loss": f"{last['train_loss']:.5f}",
+        "seconds": f"{time.perf_counter() - began:.1f}",
+    }
+    return row_of(trial, accelerator, **figures)
+
+
+def row_of(trial: Trial, accelerator: str, **figures: str) -> dict[str, Any]:
+    """A row of the CSV file; what it has no figures of is empty."""
+    known = {
+        **dict(zip(COLUMNS, trial.key, strict=False)),
+        "device": device_name(accelerator),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "sgenet": sgenet.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    return dict.fromkeys(COLUMNS, "") | known | figures
 
 
 def device_name(accelerator: str) -> str:
@@ -262,9 +275,18 @@ def print_table(rows: list[dict[str, str]], tiny: bool) -> None:
     )
     whole = {comparison.name: comparison for comparison in comparisons(tiny)}  # of two of a name the larger one
     for comparison in whole.values():
-        own = [row for row in rows if row["comparison"] == comparison.name]
-        if own:
-            print_comparison(comparison, own)
+        asked = {Trial(comparison, cell).key for cell in comparison.study.cells}
+        own = [row for row in rows if key_of(row) in asked]
+        if any(not row["error"] for row in own):
+            print_comparison(comparison, [row for row in own if not row["error"]])
+        for row in own:
+            if row["error"]:
+                print(f"{comparison.name:24s} {row['level']:18s} seed {row['seed']} failed: {row['error']}")
+
+
+def key_of(row: dict[str, str]) -> tuple[str, ...]:
+    """Which trial a row is of."""
+    return tuple(row[column] for column in COLUMNS[:KEY])
 
 
 def print_comparison(comparison: Comparison, rows: list[dict[str, str]]) -> None:
@@ -339,8 +361,8 @@ def main() -> int:
 
 def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scratch: Path, began: float) -> None:
     """Run what is not finished yet, as far as the time allows."""
-    rows: list[dict[str, Any]] = list(read_rows(results))
-    finished = {tuple(r[c] for c in COLUMNS[:KEY]) for r in rows}
+    rows: list[dict[str, Any]] = [row for row in read_rows(results) if not row["error"]]  # those are tried again
+    finished = {key_of(row) for row in rows}
     trials = [t for t in queue(options.tiny) if t.key not in finished]
     needed = {t.comparison.data for t in trials}
     folders = unpack(options.data, scratch, needed, tiny=options.tiny)
@@ -350,14 +372,16 @@ def run_queue(options: argparse.Namespace, accelerator: str, results: Path, scra
         if time.monotonic() - began + longest > options.time:
             print(f"time is up: {len(trials) - number + 1} trials are left; start again to go on")
             return
-        row = run_trial(trial, folders[trial.comparison.data], scratch, accelerator)
+        try:
+            row = run_trial(trial, folders[trial.comparison.data], scratch, accelerator)
+            said = f"{row['metric']} {row['figure']} % in {row['seconds']} s"
+            longest = max(longest, float(row["seconds"]))
+        except SgenetError as error:
+            row = row_of(trial, accelerator, error=" ".join(str(error).split()))
+            said = f"failed: {row['error']}"
         rows.append(row)
         write_rows(results, rows)
-        longest = max(longest, float(row["seconds"]))
-        print(
-            f"[{number}/{len(trials)}] {' '.join(trial.key)}: {row['metric']} {row['figure']} % in {row['seconds']} s",
-            flush=True,
-        )
+        print(f"[{number}/{len(trials)}] {' '.join(trial.key)}: {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
 
 __all__ = ["NamedFiles", "read_yaml"]
 
+_MERGE = "tag:yaml.org,2002:merge"  # YAML's "<<", which may stand there more than once
+
 
 @dataclass(frozen=True)
 class NamedFiles:
@@ -58,12 +60,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The mapping; empty for an empty file.
 
     Raises:
-        ConfigError: If the file cannot be read, or holds something else.
+        ConfigError: If the file cannot be read, holds something else, or says one thing twice.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses what YAML forbids and PyYAML lets pass: of two equal keys the last would win, unnoticed."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+            for key in (key for i, key in enumerate(keys) if key in keys[:i]):
+                line = node.start_mark.line + 1
+                raise ConfigError(f"{path}: '{key}' stands twice in what begins in line {line}; leave out one of them")
+            return super().construct_mapping(node, deep)
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if values is not None and not isinstance(values, dict):

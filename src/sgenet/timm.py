@@ -30,7 +30,7 @@ class CifarResNetForTimm(CifarResNet):
     """A CIFAR ResNet with the methods that timm's users and feature extractors call.
 
     Args:
-        depth: 6n + 2.
+        depth: 6n + 2, or 9n + 2 of bottlenecks.
         num_classes: Outputs; 0 ends in the pooled features.
         in_chans: Channels of the images.
         global_pool: timm's name of a pooling; "" leaves the map as it is.
@@ -59,9 +59,9 @@ class CifarResNetForTimm(CifarResNet):
         if in_chans != 3:
             self.conv1 = nn.Conv2d(in_chans, 16, 3, stride=stem_stride, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.num_features = self.head_hidden_size = 64
+        self.num_features = self.head_hidden_size = self.widths[-1]
         self.drop_rate = drop_rate
-        stages = (("relu", 16, 1), ("layer1", 16, 1), ("layer2", 32, 2), ("layer3", 64, 4))
+        stages = zip(("relu", "layer1", "layer2", "layer3"), (16, *self.widths), (1, 1, 2, 4), strict=True)
         self.feature_info = [
             {"num_chs": channels, "reduction": stem_stride * reduction, "module": module}
             for module, channels, reduction in stages
@@ -70,7 +70,7 @@ class CifarResNetForTimm(CifarResNet):
         self.reset_classifier(num_classes, global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map: (B, 64, H / 4, W / 4)."""
+        """The last map: (B, num_features, H / 4, W / 4)."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))  # type: ignore[no-any-return]
 

@@ -53,6 +53,15 @@ def test_cifar_networks_have_the_size_of_their_paper(depth, expected):
     assert parameters(f"resnet{depth}_cifar", 10) == pytest.approx(expected, rel=0.01)
 
 
+def test_the_cifar_network_of_bottlenecks_has_their_convolutions_and_no_others():
+    stages = [(16, 16), (64, 32), (128, 64)]  # channels that come in, and within
+    within = sum(c * w + 9 * w * w + w * 4 * w + 2 * (w + w + 4 * w) for c, w in stages)
+    assert parameters("resnet11_cifar", 10) == 9 * 3 * 16 + 2 * 16 + within + 256 * 10 + 10
+    model = sgenet.create_model("resnet11_cifar", 10).eval()
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert model.layer3(model.layer2(model.layer1(torch.randn(1, 16, 8, 8)))).shape == (1, 256, 2, 2)
+
+
 def width_of_blocks(name: str) -> list[int]:
     """Output channels of each block of a bottleneck network, from the papers' tables."""
     depths = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
@@ -103,11 +112,11 @@ def test_selective_kernels_in_a_resnext_are_sknet(name, millions):
     assert parameters(name) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
-@pytest.mark.parametrize("depths", [(8, 18), pytest.param((20, 32, 34, 50, 56, 101, 152), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("depths", [(8, 11, 18), pytest.param((20, 32, 34, 50, 56, 101, 152), marks=pytest.mark.slow)])
 def test_every_listed_name_can_be_built_and_counts_its_blocks(depths):
-    blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50, 8: 3, 20: 9, 32: 15, 56: 27}
+    blocks = {18: 8, 34: 16, 50: 16, 101: 33, 152: 50, 8: 3, 11: 3, 20: 9, 32: 15, 56: 27}
     names = sgenet.list_models()
-    assert len(names) == 11 * 11
+    assert len(names) == 11 * 12
     for name in names:
         attention, _, host = name.rpartition("res")
         depth = int(re.match(r"ne[xt]+(\d+)", host).group(1))

@@ -91,6 +91,13 @@ def analysed(top1, failed=None, **changes):
     return analyse(definition, state(definition, top1, failed))
 
 
+def of_two_lengths():
+    """The analysis of a study whose last level is trained twice as long as the others."""
+    whole = state(study(), WIN)
+    longer = {key: result(key, 88.0, 0, 8) for key in whole.results if "attention=sge" in key}
+    return analyse(study(), dataclasses.replace(whole, results={**whole.results, **longer}))
+
+
 def along_noise(top1=None, **changes):
     """The analysis of a study of a trend."""
     return analysed(top1 or ALONG_NOISE, noise=NOISES, trend="noise", **changes)

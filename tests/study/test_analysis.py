@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_studies import ALIKE, ALONG_NOISE, NOISES, ONE, TIE, TOP1, WIN, along_noise, analysed, state, study
+from made_up_studies import (
+    ALIKE,
+    ALONG_NOISE,
+    NOISES,
+    ONE,
+    TIE,
+    TOP1,
+    WIN,
+    along_noise,
+    analysed,
+    of_two_lengths,
+    state,
+    study,
+)
 from scipy import stats
 
 from sgenet.study.analysis import analyse
@@ -115,6 +128,13 @@ def test_whole_courses_are_compared_and_corrected_apart():
         tests.append(stats.ttest_rel(own, base).pvalue)
         assert row.course.paired.difference == pytest.approx(np.mean(own) - np.mean(base))
     assert [row.course.adjusted_p for row in rows[1:]] == pytest.approx(holm(tests))
+
+
+def test_courses_of_different_lengths_are_not_compared():
+    _, se, sge = of_two_lengths().rows
+    assert se.course is not None
+    assert sge.difference is not None
+    assert (sge.course, sge.ahead) == (None, None)
 
 
 def test_ahead_is_the_share_of_epochs_whose_mean_over_the_seeds_is_above():

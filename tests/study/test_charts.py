@@ -5,7 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from made_up_studies import ALONG_NOISE, TOP1, along_noise, analysed, costs
+from made_up_studies import ALONG_NOISE, TOP1, along_noise, analysed, costs, of_two_lengths
 
 from sgenet.study.charts import (
     COLOURS,
@@ -173,6 +173,12 @@ def test_curves_end_at_the_means_of_the_last_epoch():
     for tone, name in enumerate(("none", "se")):
         ((_, y, _),) = marks(svg, tone)
         assert up(y) == pytest.approx(sum(TOP1[name]) / 3, abs=0.2)
+
+
+def test_every_curve_is_drawn_to_its_own_end():
+    svg = draw(curve_chart, of_two_lengths(), 460)
+    assert [len(line.get("points").split()) for line in svg.iter("polyline")] == [4, 4, 8]
+    assert inside(svg, 460)
 
 
 def test_points_stand_at_their_cost_and_mean():

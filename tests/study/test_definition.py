@@ -1,15 +1,20 @@
 """What a study is: its grid, its settings, and what is refused before any work."""
 
+import itertools
 import re
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from sgenet import detection
+from sgenet.attention import Attention
 from sgenet.classification.recipes import list_recipes
+from sgenet.classification.training import create_network
 from sgenet.errors import ConfigError, UnknownNameError
 from sgenet.study import list_studies, load_study
-from sgenet.study.definition import Definition
+from sgenet.study.definition import Cell, Definition
 
 GRID = {
     "name": "grid",
@@ -121,8 +126,18 @@ def test_what_is_written_down_is_read_back():
         ({"recipe": "shape"}, "there is no recipe and no file 'shape'"),
         ({"name": "a/b"}, "name may have letters, digits"),
         ({"factors": {"seed": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}}}, "may not be called 'seed'"),
+        (
+            {"factors": {"a": {"x / y": {}, "x": {}}, "b": {"z": {}, "y / z": {}}}},
+            "two combinations of levels would be called 'x / y / z'",
+        ),
         ({"question": "?", "factor": {}}, "there is no 'factor'. Did you mean 'factors'?"),
         ({"paper": {"figures": {}}}, "must have a source"),
+        ({"paper": {"source": "x", "figures": [1, 2]}}, "figures=\\[1, 2\\] of the paper must be a mapping"),
+        ({"sections": [1]}, "sections=\\[1\\] must be a list of names"),
+        ({"settings": {"data": "shapes", "seed": 3}}, "settings: seed is what the study decides"),
+        ({"settings": {"data": "shapes", "model": {"name": "x"}}}, "model=.* must be text"),
+        ({"factors": {"a": {"x": {"output": "runs/x"}, "y": {}}}}, "the factor 'a' varies output, which the study"),
+        ({"factors": {"lr": [0.1, 0.2], "pad": {"1": {"pad": 1}, "1.0": {"pad": 2}}}, "trend": "pad"}, "different num"),
         (
             {"factors": {"a": {"x": {"lr": 0.1}, "y": {"lr": 0.2}}, "b": {"u": {"lr": 0.1}, "v": {}}}},
             "two factors vary lr",
@@ -141,6 +156,13 @@ def test_another_recipe_and_other_data_take_the_place_of_its_own():
     assert config.data_options == {"noise": 0.0}  # a level's; the study's were for the data before
 
 
+def test_options_of_the_data_stay_while_the_data_stay():
+    photos = study(factors={"lr": [0.1, 0.2]}, settings={"data": "photos", "data_options": {"train_size": 64}})
+    for same in (photos.with_settings(epochs=3), photos.with_settings(data="photos"), photos.with_settings(None, 9)):
+        assert same.config(same.cells[0]).data_options == {"train_size": 64}
+    assert photos.with_settings(data="others").config(photos.cells[0]).data_options == {}
+
+
 def test_what_a_factor_varies_is_not_set_beside_it():
     with pytest.raises(ConfigError, match="attention is what the factor 'attention'"):
         study().with_settings(attention="se")
@@ -154,6 +176,12 @@ def test_the_grid_of_a_tiny_study_is_the_same_but_for_its_seeds():
     assert tiny.combinations == study().combinations
     assert tiny.seeds == 2
     assert tiny.config(tiny.cells[0]).epochs == 2
+
+
+def test_a_tiny_study_of_lengths_trains_briefly_for_all_of_them():
+    tiny = study(factors={"epochs": [10, 40, 20]}).tiny()
+    assert [tiny.config(cell).epochs for cell in tiny.cells[:3]] == [2, 4, 3]
+    assert [level.name for level in tiny.factor.levels] == ["10", "40", "20"]
 
 
 def test_seeds_and_places_are_no_part_of_what_two_runs_must_share():
@@ -191,6 +219,44 @@ def test_a_study_of_the_package_says_what_it_asks_and_with_what_the_paper_answer
         assert definition.config(definition.cells[0]).data == "shapes"
 
 
+def network_of(config):
+    """What makes a network: for each part the shapes of its parameters, and for attention where it stands and how."""
+    torch.manual_seed(0)
+    model = create_network(config, 10).eval()
+    attention = {id(place) for place in model.modules() if isinstance(place, Attention)}
+    parts, made, norms, kept = [], {}, [], []
+
+    def hook(module, inputs, output):
+        kept.append((inputs, output))  # so that no two tensors share an id
+        if id(module) in attention:
+            start = [round(p.mean().item(), 1) for p in module.parameters()]
+            parts.append((made.get(id(inputs[0]), "a sum"), tuple(inputs[0].shape), repr(module), tuple(start)))
+        elif not any(True for _ in module.children()):
+            norms.append(isinstance(module, nn.BatchNorm2d))
+            made[id(output)] = (type(module).__name__, sum(norms))
+
+    for module in model.modules():
+        module.register_forward_hook(hook)
+    model(torch.zeros(1, 3, 16, 16))
+    return tuple(p.shape for p in model.parameters()), tuple(parts)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS - {"hosts", "mobile", "cifar", "detectors"}))
+def test_no_two_levels_of_a_study_of_the_package_are_one_network(name):
+    definition = load_study(name)
+    found = {}
+    for combination in definition.combinations:
+        config = definition.config(Cell(combination, 0))
+        differs = (config.model, str(config.attention), str(config.data_options))
+        found.setdefault(differs, {})[combination.name] = config
+    same = []
+    for configs in found.values():
+        if len(configs) > 1:
+            networks = {level: network_of(config) for level, config in configs.items()}
+            same += [pair for pair in itertools.combinations(networks, 2) if networks[pair[0]] == networks[pair[1]]]
+    assert same == ([("16", "32")] if name == "se-reduction" else [])  # which its text says
+
+
 def test_the_figures_of_senets_tables_stand_in_its_studies():
     # arXiv 1709.01507v4, tables 10 to 16: top-1 errors, percent
     tables = {
@@ -211,6 +277,9 @@ def test_a_study_of_ones_own_is_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({**GRID, "name": "mine"}))
     assert load_study(str(file)).name == "mine"
+    file.write_text("settings: {data: shapes, epochs: 3, epochs: 4}")
+    with pytest.raises(ConfigError, match="'epochs' stands twice in what begins in line 1"):
+        load_study(str(file))
     file.write_text("factors: [")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_study(str(file))

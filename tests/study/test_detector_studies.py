@@ -83,6 +83,8 @@ def test_the_start_is_a_part_of_what_two_runs_must_share():
         ({"settings": {"data": "shapes", "backbone_weights": "runs/x"}}, "backbone_weights and pretraining are two"),
         ({"pretraining": {"recipes": "shapes"}}, "pretraining holds recipe and settings"),
         ({"pretraining": {"settings": {"epoch": 3}}}, "there is no setting 'epoch'"),
+        ({"pretraining": {"settings": {"seed": 3}}}, "pretraining: seed is what the study decides"),
+        ({"pretraining": {"recipe": 5}}, "pretraining holds recipe and settings, a name or a file"),
         ({"factors": {"model": ["resnet18", "sge_resnet18"]}}, "no setting of `sgenet detect train`"),
         ({"sections": ["masks"]}, "sections of detectors may be none, not masks"),
     ],
@@ -130,6 +132,7 @@ def test_other_figures_stand_in_tables_and_report():
     assert none["ap_small_difference"] == ""
     page = render(analysis, {})
     assert "Other figures of the same trainings" in page
+    assert "second table together, which may err in 5% of studies of its own" in " ".join(page.split())
     assert "AP is COCO&#39;s average precision" in page
     assert "a classifier, trained by the recipe shapes with epochs 3" in page
 

@@ -12,6 +12,7 @@ import pytest
 from made_up_studies import ALIKE, ALONG_NOISE, NONE, ONE, TOP1, WIN, along_noise, analysed, costs, times
 
 from sgenet.errors import RunError
+from sgenet.study.definition import Factor, Level
 from sgenet.study.report import render, write_reports
 from sgenet.study.sections import Sections
 from sgenet.study.table import cells_csv, columns, rows_csv
@@ -166,6 +167,12 @@ def test_a_trend_is_answered_and_drawn():
     assert "trends included" not in Page(render(analysed(TOP1), {})).text
 
 
+def test_what_is_promised_is_said_of_each_question_by_itself(tmp_path):
+    write_reports(analysed(WIN), {}, tmp_path)
+    for name in ("report.html", "report.md"):
+        assert "second question, with 5% of its own" in spaced((tmp_path / name).read_text())
+
+
 def test_a_wiring_check_concludes_nothing():
     text = Page(render(analysed(WIN, wiring=True), {})).text
     assert "no conclusion" in text
@@ -216,6 +223,20 @@ def test_writes_the_tables_beside_the_page(hostile, hostile_costs, sections, tmp
     assert len(list(csv.DictReader(io.StringIO(written["cells.csv"])))) == 8
     for words in ("88.17 ± 0.74", "a <paper>", "no significant difference", "failed:", "Settings: "):
         assert words in written["report.md"]
+
+
+def test_settings_of_every_training_are_those_that_every_training_has(tmp_path):
+    levels = {
+        "none": {"attention": "none", "attention_options": {}, "lr": 0.1, "crop": "pad"},
+        "4": {"attention": "sge", "attention_options": {"groups": 4, "eps": 1e-4}, "lr": 0.2, "crop": "none"},
+        "8": {"attention": "sge", "attention_options": {"groups": 8, "eps": 1e-4}, "lr": 0.3, "crop": "pad"},
+    }
+    factor = Factor("attention", tuple(Level(name, settings) for name, settings in levels.items()))
+    write_reports(analysed({"none": [80.0], "4": [81.0], "8": [82.0]}, factors=(factor,)), {}, tmp_path)
+    said = (tmp_path / "report.md").read_text().partition("Settings: ")[2].strip().split("; ")
+    assert {"data: shapes", "model: resnet8_cifar", "attention_options: eps 0.0001", "pad: 4", "flip: 0.5"} < set(said)
+    assert {"optimizer: sgd", "momentum: 0.9", "schedule: cosine", "warmup_epochs: 0.5", "seeds: 0"} < set(said)
+    assert not {text.partition(":")[0] for text in said} & {"attention", "lr", "crop"}
 
 
 def test_is_replaced_whole(hostile, hostile_costs, tmp_path, monkeypatch):

@@ -279,6 +279,14 @@ def test_what_cannot_be_trained_is_known_before_any_work(changes, words, tmp_pat
     assert not list(tmp_path.glob("small/runs/*"))
 
 
+def test_the_command_keeps_for_itself_where_this_machine_has_the_data(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr("sgenet.study.run_study", lambda definition, output, **more: told.update(more) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["study", "run", "demo", "--data", str(tmp_path / "photos"), "--workers", "0"])
+    assert told["machine"] == {"data": str(tmp_path / "photos")}
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("three years")
     with pytest.raises(RunError, match="is not empty and holds no study"):

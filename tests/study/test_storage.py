@@ -8,7 +8,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sgenet.errors import ConfigError, RunError
+from sgenet.errors import ConfigError, DataError, RunError
 from sgenet.study.definition import Definition
 from sgenet.study.storage import Result, Storage, Superseded, file_url, shown_url
 
@@ -96,12 +96,29 @@ def test_a_cell_whose_training_is_stopped_goes_back(storage, stop):
     assert not state.running
 
 
+def test_a_cell_that_breaks_twice_has_failed_and_the_others_go_on(storage):
+    first = study().cells[0].key
+
+    def train(claim):
+        if claim.cell.key == first:
+            raise DataError("image 7\nis damaged")
+        return result()
+
+    with pytest.raises(DataError):
+        storage.work(study(), train)
+    assert len(storage.state().waiting) == 6
+    work_all(storage, study(), train)
+    assert storage.state().failed == {first: "image 7 is damaged (twice)"}
+    assert len(storage.state().results) == 5
+
+
 def test_a_full_disk_is_not_the_cells_fault(storage):
     def train(claim):
         raise RunError("training ended by the system") from OSError(28, "No space left on device")
 
-    with pytest.raises(RunError):
-        storage.work(study(), train)
+    for _ in range(3):
+        with pytest.raises(RunError):
+            storage.work(study(), train)
     assert len(storage.state().waiting) == 6
 
 
@@ -122,6 +139,24 @@ def test_the_cell_of_a_silent_worker_is_anothers_and_its_result_is_refused(url):
     assert len(found.results) == 6
     assert found.results[first].last("val_top1") == 99.0
     assert not found.running
+
+
+def test_how_long_a_worker_may_be_silent_is_the_studys_whoever_looks(url):
+    Storage(url, "s", heartbeat=30).enter(study())
+    others = Storage(url, "s")
+
+    def train(claim):
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:  # 70 seconds of silence: less than three times 30
+            shift = "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-70 seconds')"
+            connection.execute(sqlalchemy.text(shift))
+        engine.dispose()
+        assert others.work(study(), lambda again: result(), among={claim.cell.key}) == "busy"
+        return result()
+
+    assert Storage(url, "s").work(study(), train) == "worked"
+    with pytest.raises(RunError, match="heartbeat=5 is not that of the study 's', whose workers say every 30 seconds"):
+        Storage(url, "s", heartbeat=5).enter(study())
 
 
 def silence(url):
@@ -229,6 +264,38 @@ def test_more_seeds_are_added_and_fewer_change_nothing(storage):
     assert storage.enter(study(seeds=3)).seeds == 3
     assert len(storage.state().waiting) == 3
     assert storage.enter(study(seeds=1)).seeds == 3
+
+
+def test_the_order_of_levels_does_not_matter_to_a_study_that_exists(storage):
+    levels = {"none": {"attention": "none"}, "sge": {"attention": "sge"}, "se": {"attention": "se"}}
+    turned = study(seeds=3, factors={"attention": levels}, baseline="none")
+    assert storage.enter(turned).factors == study().factors
+    assert sorted(storage.state().waiting) == sorted(cell.key for cell in turned.cells)
+
+
+def test_a_study_keeps_the_settings_that_its_recipe_gave_it_when_it_began(url, tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("{data: shapes, data_options: {noise: 1.0}, epochs: 5}")
+    noises = {"0": {"data_options": {"clutter": 0}}, "2": {"data_options": {"clutter": 2}}}
+    asked = {"recipe": str(recipe), "factors": {"clutter": noises}, "settings": {}}
+    begun = Storage(url, "own").enter(study(**asked))
+    recipe.write_text("{data: shapes, data_options: {noise: 2.0}, epochs: 5}")
+    with pytest.raises(RunError, match=r"data_options: {'noise': 1.0, .*} there, {'noise': 2.0, .*} here"):
+        Storage(url, "own").enter(study(**asked))
+    recipe.unlink()
+    known = Storage(url, "own").definition()
+    assert known == begun
+    assert known.config(known.cells[1]).data_options == {"noise": 1.0, "clutter": 2}
+    words = known.kind.words(known.config(known.cells[0]), known.recipe)
+    assert str(recipe) not in words
+    assert '{"noise": 1.0, "clutter": 0}' in words
+
+
+def test_a_study_stays_where_it_was_entered_first_whatever_place_another_machine_has(url):
+    here = study(settings={"data": "a/photos"})
+    there = study(seeds=3, settings={"data": "b/c/photos"}, title="Another?")
+    Storage(url, "s").enter(here)
+    assert Storage(url, "s").enter(there).to_dict() == {**here.to_dict(), "seeds": 3}
 
 
 @pytest.mark.parametrize(

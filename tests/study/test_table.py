@@ -1,6 +1,7 @@
 """The figures as tables: all there, in every format, with all their digits where a program reads them."""
 
 import csv
+import dataclasses
 import io
 import re
 
@@ -9,6 +10,7 @@ import pytest
 from made_up_studies import ALIKE, NOISES, NONE, ONE, TOP1, WIN, along_noise, analysed, costs, state, study
 from scipy import stats
 
+from sgenet.errors import ConfigError
 from sgenet.study.analysis import analyse
 from sgenet.study.definition import Paper
 from sgenet.study.table import cells_csv, columns, markdown, plan, rows_csv, summary
@@ -151,6 +153,16 @@ def test_every_training_can_be_read_back():
         assert {name: float(found[key][name]) for name in figures} == figures
         assert found[key]["command"] == result.command
         assert (found[key]["epoch"], found[key]["seconds"]) == ("4", "10.0")
+
+
+def test_a_factor_has_no_name_that_is_another_columns():
+    analysis = analysed(WIN)
+    names = {*read(rows_csv(analysis, costs(analysis.definition)))[0], *read(cells_csv(analysis))[0]}
+    assert len(names) > 30
+    for name in names - {"attention", "seed"}:
+        with pytest.raises(ConfigError, match=f"may not be called '{name}', which is a column"):
+            study(factors=(dataclasses.replace(analysis.definition.factor, name=name),), compare=name)
+    assert study(factors=(dataclasses.replace(analysis.definition.factor, name="lr"),), compare="lr").compare == "lr"
 
 
 def test_csv_of_nothing_has_no_lines_of_results():

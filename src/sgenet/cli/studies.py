@@ -72,7 +72,9 @@ def _study_run(words: list[str]) -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="FACTOR=LEVEL", help="train these now; repeat it for more levels"
     )
-    parser.add_argument("--heartbeat", type=int, metavar="SECONDS", help="how often workers say that they live (20)")
+    parser.add_argument(
+        "--heartbeat", type=int, metavar="SECONDS", help="how often its workers say that they live (20)"
+    )
     if "-h" in words or "--help" in words:
         parser.print_help()
         return 0
@@ -86,6 +88,8 @@ def _study_run(words: list[str]) -> int:
     start = definition.kind.make(own.recipe or definition.recipe, **decisive)
     settings = named_settings("study run", start, rest)
     machine = {name: settings.pop(name) for name in MACHINE_SETTINGS if name in settings}
+    if "data" in settings:  # what they are is the study's, where they lie is this machine's
+        machine["data"] = settings["data"]
     definition = definition.with_levels(_levels("--levels", own.levels))
     definition = definition.with_settings(own.recipe, own.seeds, **settings)
     if own.budget == "tiny":
@@ -100,8 +104,8 @@ def _study_run(words: list[str]) -> int:
         cells=own.cells,
         only=_levels("--only", own.only),
         threads=own.threads,
+        heartbeat=own.heartbeat,
         machine=machine,
-        **({} if own.heartbeat is None else {"heartbeat": own.heartbeat}),
     )
     if result.stopped:
         print(f"stopped: {result.stopped}; the same command goes on where it was")

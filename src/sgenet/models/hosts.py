@@ -21,7 +21,7 @@ from sgenet.models.selective_kernel import use_selective_kernels
 __all__ = ["HOSTS", "create_host", "zoo_names"]
 
 _IMAGENET_DEPTHS = (18, 34, 50, 101, 152)
-_CIFAR_DEPTHS = (8, 20, 32, 56)
+_CIFAR_DEPTHS = (8, 11, 20, 32, 56)
 _RESNEXTS = {"resnext50_32x4d": (3, 4, 6, 3), "resnext101_32x4d": (3, 4, 23, 3)}
 
 HOSTS = (

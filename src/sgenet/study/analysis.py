@@ -48,7 +48,8 @@ class Further:
     Attributes:
         metric: What it is.
         values: Of the last epoch of each finished training, percent, in the order of the seeds.
-        difference: To the baseline's, points; its p is corrected for all further figures of the study together.
+        difference: To the baseline's, points; its p is corrected for all further figures of the study together, apart
+            from the figure that the study asks about.
     """
 
     metric: Metric
@@ -76,8 +77,9 @@ class Row:
         baseline: Whether the others of its block are compared with it.
         metric: What is compared.
         difference: Of the last epoch, points, to the baseline; None for itself, or without a common seed.
-        course: Of the mean over all epochs, points: whether it learned better throughout.
-        ahead: The share of epochs in which its mean over the seeds is above the baseline's.
+        course: Of the mean over all epochs, points: whether it learned better throughout; None where it was trained for
+            more or fewer epochs than the baseline.
+        ahead: The share of epochs in which its mean over the seeds is above the baseline's; None likewise.
         further: What else the trainings are told by, as far as it is a number.
         failed: Why trainings failed, by seed.
         paper: What the paper printed, or None.
@@ -213,7 +215,9 @@ def analyse(definition: Definition, state: State) -> Analysis:
         state: What its storage has.
 
     Returns:
-        Rows, differences with p values corrected for their number, and trends.
+        Rows, differences with p values corrected for their number, and trends. Three questions are corrected each by
+        itself, and may each be answered wrongly in 5% of all studies: the last epoch, the whole course, and the further
+        figures.
     """
     cells = {cell.key: cell for cell in definition.cells}
     results: dict[str, dict[int, Result]] = {}
@@ -250,6 +254,8 @@ def _block(
         own = results.get(combination.name, {})
         is_base = combination is plain
         seeds = [] if is_base else sorted(own.keys() & base.keys())
+        lengths = {len(which[seed].history) for seed in seeds for which in (own, base)}
+        alike = seeds if len(lengths) == 1 else []
         rows.append(
             Row(
                 combination,
@@ -257,8 +263,8 @@ def _block(
                 is_base,
                 metric,
                 _difference_of(metric, own, base, seeds, tests),
-                _difference(own, base, seeds, tests, lambda result: fmean(row[metric.key] for row in result.history)),
-                _ahead(own, base, seeds, metric.key),
+                _difference(own, base, alike, tests, lambda result: fmean(row[metric.key] for row in result.history)),
+                _ahead(own, base, alike, metric.key),
                 _further(definition, own, base, seeds),
                 failed.get(combination.name, {}),
                 figures.get(combination.name),
@@ -304,7 +310,7 @@ def _further(
 def _ahead(own: Mapping[int, Result], base: Mapping[int, Result], seeds: Sequence[int], column: str) -> float | None:
     if not seeds:
         return None
-    epochs = min(len(which[s].history) for which in (own, base) for s in seeds)
+    epochs = len(base[seeds[0]].history)
     above = [sum(own[s].history[e][column] - base[s].history[e][column] for s in seeds) > 0 for e in range(epochs)]
     return sum(above) / epochs
 
@@ -345,8 +351,10 @@ def _slope(definition: Definition, group: Sequence[Block], position: int) -> Pai
 def _corrected(blocks: Sequence[Block], trends: Sequence[Trend], tests: int) -> tuple[list[Block], list[Trend]]:
     """Correct p values for the number of tests that the study makes in all, those that cannot be made yet included.
 
-    "Better throughout" is a second question about the same trainings. It is asked only where the first is answered: a
-    course's p is never below that of its last epoch. So both together err in at most 5% of all studies.
+    At most 5% of all studies err about any difference or trend of the last epoch. "Better throughout" is a second
+    question with 5% of its own, asked only where the first is answered: a course's p is never below that of its last
+    epoch, so that where nothing differs both together err in at most 5%. The further figures stand in a second table,
+    with 5% of its own.
     """
     rows = [row for block in blocks for row in block.rows]
     last = _adjusted([*(row.difference for row in rows), *(trend.slope for trend in trends)], tests)
@@ -363,7 +371,7 @@ def _corrected(blocks: Sequence[Block], trends: Sequence[Trend], tests: int) -> 
 
 
 def _further_corrected(rows: Sequence[Row], tests: int) -> list[tuple[Further, ...]]:
-    """The rows' further figures, their p values corrected for all of them together."""
+    """The rows' further figures, their p values corrected for all of them together, and for nothing else."""
     every = [further for row in rows for further in row.further]
     kinds = len({further.metric for further in every})
     adjusted = iter(_adjusted([further.difference for further in every], tests * kinds))

@@ -287,9 +287,11 @@ def curve_chart(analysis: Analysis, block: Block, column: str, label: str, width
     curves = {row.combination.levels[compare]: row.curve(column) for row in block.rows if row.results}
     if not curves:
         return Markup("")
-    epochs = min(len(history) for own in curves.values() for history in own)
-    means = {name: [fmean(h[e] for h in own) for e in range(epochs)] for name, own in curves.items()}
-    spreads = {n: [standard_deviation([h[e] for h in own]) or 0.0 for e in range(epochs)] for n, own in curves.items()}
+    lengths = {name: min(len(history) for history in own) for name, own in curves.items()}
+    epochs = max(lengths.values())
+    each = {name: [[h[e] for h in own] for e in range(lengths[name])] for name, own in curves.items()}
+    means = {name: [fmean(figures) for figures in own] for name, own in each.items()}
+    spreads = {name: [standard_deviation(figures) or 0.0 for figures in own] for name, own in each.items()}
     ends = [m + sign * s for n in curves for m, s in zip(means[n], spreads[n], strict=True) for sign in (-1, 1)]
     longest = max(len(name) for name in curves)
     left, right, top = 48.0, min(150.0, 26 + 8.2 * longest), 14.0
@@ -306,7 +308,7 @@ def curve_chart(analysis: Analysis, block: Block, column: str, label: str, width
     parts += [_band(x, y, means[n], spreads[n], f"band {net(tone[n])}") for n in curves if len(curves[n]) > 1]
     for name in curves:
         parts.append(_path(x, y, means[name], f"strong {net(tone[name])}"))
-        parts.append(marker(tone[name], x(epochs), y(means[name][-1]), 4))
+        parts.append(marker(tone[name], x(lengths[name]), y(means[name][-1]), 4))
     heights = _apart([y(means[name][-1]) for name in curves], 16, top, bottom)
     for name, place in zip(curves, heights, strict=True):
         parts.append(_text(x(epochs) + 10, place + 5, name, f"name small {net(tone[name])}"))

@@ -16,7 +16,7 @@ from sgenet.errors import ConfigError, did_you_mean
 from sgenet.named_files import read_yaml
 from sgenet.study.kinds import KINDS, START, Kind, Metric
 from sgenet.study.presets import STUDIES, list_studies
-from sgenet.training.settings import types_of
+from sgenet.training.settings import TrainingSettings, types_of
 
 __all__ = [
     "MACHINE_SETTINGS",
@@ -36,9 +36,15 @@ MACHINE_SETTINGS = ("workers", "loader", "accelerator", "devices")
 FINGERPRINT = ("trains", "metric", "compare", "baseline")
 """What two runs of a study must have in common, besides factors and settings."""
 
+EPOCH_COLUMNS = ("step", "lr", "images_per_second", "seconds")
+"""Columns of an epoch's row that say nothing of a whole training."""
+
 BACKBONES = "backbones"
 """The folder, within a study's, of the classifiers that its networks start from."""
 
+# columns of comparisons.csv and cells.csv, beside those of figures and of an epoch's row
+_COLUMNS = ("seed", "seeds", "verdict", "parameters", "macs", "elementwise", "bytes_moved", "paper", "command")
+_DECIDED = ("seed", "output")  # settings that are no study's to give: each training has its own
 _TINY_SEEDS = 2
 _BACKBONE = ("backbone", "backbone_options", "attention", "attention_options")  # what decides a detector's classifier
 _NAME = re.compile(r"[\w.+-]+")
@@ -121,6 +127,19 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """All settings of a combination's trainings, but for seeds, folders and what machines have of their own.
+
+    Attributes:
+        training: By name.
+        start: Those of the classifier that the networks start from; None where there is none.
+    """
+
+    training: Mapping[str, Any]
+    start: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Combination:
     """One level of each factor.
 
@@ -134,6 +153,11 @@ class Combination:
     def name(self) -> str:
         """All levels in a row, e.g. "resnet50 / se"."""
         return " / ".join(self.levels.values())
+
+    @property
+    def key(self) -> str:
+        """What it is called in the storage: "attention=se, noise=2"."""
+        return ", ".join(f"{factor}={level}" for factor, level in self.levels.items())
 
 
 @dataclass(frozen=True)
@@ -151,7 +175,7 @@ class Cell:
     @property
     def key(self) -> str:
         """What it is called in the storage: "attention=se, seed=0"."""
-        return ", ".join([*(f"{f}={level}" for f, level in self.combination.levels.items()), f"seed={self.seed}"])
+        return ", ".join(filter(None, (self.combination.key, f"seed={self.seed}")))
 
     @property
     def folder(self) -> str:
@@ -184,6 +208,8 @@ class Definition:
         needs: Why it cannot be run yet, or None.
         wiring: Whether it only shows that all parts work together; then its report draws no conclusion.
         sections: What its report has besides figures: "samples" of the data, "masks" of SGE, "times" measured.
+        resolved: By the key of a combination, the settings that recipes and changes came to when the study was written
+            down. They stay, whatever becomes of a recipe's file; if not given, they are worked out now.
     """
 
     name: str
@@ -205,9 +231,15 @@ class Definition:
     needs: str | None = None
     wiring: bool = False
     sections: tuple[str, ...] = ()
+    resolved: Mapping[str, Resolved] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.needs is None:
+            known = {c.key: self._settings_of(c) for c in self.combinations}
+            object.__setattr__(self, "resolved", known)
+            for combination in self.combinations:
+                self.config(Cell(combination, 0))
 
     @property
     def kind(self) -> Kind[Any, Any]:
@@ -271,12 +303,12 @@ class Definition:
             cell for cell in self.cells if all(cell.combination.levels[name] in levels[name] for name in levels)
         )
 
-    def overrides(self, cell: Cell) -> dict[str, Any]:
-        """What a cell changes of the recipe."""
+    def overrides(self, combination: Combination) -> dict[str, Any]:
+        """What a combination changes of the recipe."""
         changed: dict[str, Any] = copy.deepcopy(dict(self.settings))
         for factor in self.factors:
-            _merge(changed, factor.level(cell.combination.levels[factor.name]).settings)
-        return changed | {"seed": cell.seed}
+            _merge(changed, factor.level(combination.levels[factor.name]).settings)
+        return changed
 
     def config(
         self,
@@ -294,16 +326,10 @@ class Definition:
         Returns:
             Checked settings, of `kind.settings`.
         """
-        changed = self.overrides(cell)
+        own = {"seed": cell.seed, "output": None if folder is None else str(Path(folder) / "runs" / cell.folder)}
         if self.pretraining is not None:
-            changed["backbone_weights"] = str(Path(folder or "") / BACKBONES / self._backbone(cell))
-        decisive = {name: changed[name] for name in self.kind.decisive if name in changed}
-        usual = self.kind.make(self.recipe, **decisive)
-        for name, value in changed.items():
-            if isinstance(value, Mapping) and value:  # what a recipe says of networks, modules and data holds, too
-                changed[name] = {**getattr(usual, name), **value}
-        own = {"output": None if folder is None else str(Path(folder) / "runs" / cell.folder)}
-        return self.kind.make(self.recipe, **{**changed, **machine, **own})
+            own["backbone_weights"] = str(Path(folder or "") / BACKBONES / self._backbone(cell))
+        return self.kind.settings(**{**self._settings_of(cell.combination).training, **machine, **own})
 
     def start(self, cell: Cell, folder: str | Path | None = None, **machine: Any) -> Any:  # noqa: ANN401  # any setting
         """The settings of the classifier that a cell's network starts from.
@@ -316,18 +342,39 @@ class Definition:
         Returns:
             Checked settings of `sgenet train`, or None where the study has no such start.
         """
-        if self.pretraining is None:
+        settings = self._settings_of(cell.combination).start
+        if settings is None:
             return None
-        config, classifiers = self.config(cell, folder), KINDS["classifiers"]
+        own = {"seed": cell.seed, "output": str(Path(folder or "") / BACKBONES / self._backbone(cell))}
+        here = {name: value for name, value in machine.items() if name in MACHINE_SETTINGS}
+        return KINDS["classifiers"].settings(**{**settings, **here, **own})
+
+    def _settings_of(self, combination: Combination) -> Resolved:
+        return self.resolved.get(combination.key) or self._resolve(combination)
+
+    def _resolve(self, combination: Combination) -> Resolved:
+        """What the recipes say now, and what the study changes of it."""
+        changed = self.overrides(combination)
+        if self.pretraining is not None:
+            changed["backbone_weights"] = BACKBONES
+        decisive = {name: changed[name] for name in self.kind.decisive if name in changed}
+        usual = self.kind.make(self.recipe, **decisive)
+        for name, value in changed.items():
+            known = getattr(usual, name)
+            if isinstance(value, Mapping) and isinstance(known, Mapping) and value:
+                changed[name] = {**known, **value}  # what a recipe says of networks, modules and data holds, too
+        config = self.kind.make(self.recipe, **changed)
+        if self.pretraining is None:
+            return Resolved(_plain(config))
         network = {
             "model": config.backbone,
             "model_options": config.backbone_options,
             "attention_options": config.attention_options,
             **({} if config.attention is None else {"attention": config.attention}),
         }
-        own = {"seed": cell.seed, "output": config.backbone_weights}
-        here = {name: value for name, value in machine.items() if name in MACHINE_SETTINGS}
-        return classifiers.make(self.pretraining.recipe, **{**network, **self.pretraining.settings, **here, **own})
+        start = KINDS["classifiers"].make(self.pretraining.recipe, **{**network, **self.pretraining.settings})
+        training = {name: value for name, value in _plain(config).items() if name != "backbone_weights"}
+        return Resolved(training, _plain(start))
 
     def _backbone(self, cell: Cell) -> str:
         """What the folder of a cell's classifier is called: the levels that decide it, and the seed."""
@@ -359,15 +406,17 @@ class Definition:
                     f"{path} is what the factor '{factor.name}' of the study '{self.name}' varies; leave it out, or "
                     "write a study file of your own (`sgenet study show` prints this one)"
                 )
-        for name in ("seed", "output"):
-            if name in settings:
-                raise ConfigError(f"{name} is what the study decides for each training; leave it out")
+        _check_names(settings, self.kind, "settings")
         merged: dict[str, Any] = copy.deepcopy(dict(self.settings))
-        if settings.get("data", merged.get("data", "shapes")) != "shapes":
+        if "data" in settings and settings["data"] != merged.get("data"):
             merged.pop("data_options", None)  # those of another data set
         _merge(merged, settings)
         return replace(
-            self, recipe=recipe or self.recipe, settings=merged, seeds=self.seeds if seeds is None else seeds
+            self,
+            recipe=recipe or self.recipe,
+            settings=merged,
+            seeds=self.seeds if seeds is None else seeds,
+            resolved=self.resolved if recipe is None and not settings else {},
         )
 
     def with_levels(self, levels: Mapping[str, Collection[str]]) -> Definition:
@@ -418,8 +467,28 @@ class Definition:
         if start is not None:
             start = replace(start, settings={**start.settings, **KINDS["classifiers"].small(self.start(self.cells[0]))})
         return replace(
-            self, settings=settings, pretraining=start, seeds=min(self.seeds, _TINY_SEEDS), wiring=True, sections=()
+            self,
+            factors=self._of_few_epochs(small["epochs"]),
+            settings=settings,
+            pretraining=start,
+            seeds=min(self.seeds, _TINY_SEEDS),
+            wiring=True,
+            sections=(),
+            resolved={},
         )
+
+    def _of_few_epochs(self, least: int) -> tuple[Factor, ...]:
+        """The factors; where one varies epochs, by as few as leave its levels different."""
+        lengths = sorted(
+            {level.settings["epochs"] for f in self.factors for level in f.levels if "epochs" in level.settings}
+        )
+        few = {length: {"epochs": least + position} for position, length in enumerate(lengths)}
+
+        def short(level: Level) -> Level:
+            known = level.settings.get("epochs")
+            return level if known is None else replace(level, settings={**level.settings, **few[known]})
+
+        return tuple(replace(f, levels=tuple(short(level) for level in f.levels)) for f in self.factors)
 
     def to_dict(self) -> dict[str, Any]:
         """The definition as JSON-able values, of which `from_dict` makes it again."""
@@ -442,24 +511,23 @@ class Definition:
         Raises:
             ConfigError: If something is missing, unknown, or does not fit.
         """
-        return _from_values(dict(values), origin)
+        known = {key: Resolved(**settings) for key, settings in (values.get("resolved") or {}).items()}
+        return _from_values({key: value for key, value in values.items() if key != "resolved"}, origin, known)
 
     def fingerprint(self) -> dict[str, Any]:
         """What two runs of one study must have in common: all that decides what is trained.
 
-        Not the number of seeds, of which there may be more later, nor where a machine keeps the data.
+        Not the number of seeds, of which there may be more later, nor where a machine keeps the data. By the key of a
+        combination, its settings.
         """
-        varied = {path.partition(".")[0] for f in self.factors for path in f.settings}
-        apart = {*MACHINE_SETTINGS, "seed", "output", *varied}
-        same = {name: value for name, value in asdict(self.config(self.cells[0])).items() if name not in apart}
-        same |= {name: self.settings[name] for name in varied if name in self.settings}
-        same["data"] = Path(str(same.get("data", ""))).name
-        if self.pretraining is not None:
-            same["pretraining"] = asdict(self.pretraining)
+        settings = {}
+        for combination in self.combinations:
+            found = self._settings_of(combination)
+            start = {f"{name} of the start": value for name, value in _shared(found.start or {}).items()}
+            settings[combination.key] = {**_shared(found.training), **start}
         factors = {f.name: {level.name: dict(level.settings) for level in f.levels} for f in self.factors}
         asked = {name: getattr(self, name) for name in FINGERPRINT}
-        whole = {**asked, "factors": factors, "settings": same}
-        return dict(json.loads(json.dumps(whole)))
+        return dict(json.loads(json.dumps({**asked, "factors": factors, "settings": settings})))
 
     def _factor(self, name: str) -> Factor:
         return next(f for f in self.factors if f.name == name)
@@ -484,7 +552,7 @@ def load_study(name_or_path: str) -> Definition:
     """
     path = STUDIES.find(name_or_path)
     origin = f"the study '{name_or_path}'" if name_or_path in list_studies() else str(path)
-    return _from_values({"name": path.stem, **read_yaml(path)}, origin)
+    return _from_values({"name": path.stem, **read_yaml(path)}, origin, {})
 
 
 # ------------------------------------------------------------------------------------- reading and checking
@@ -497,7 +565,7 @@ _KEYS = {
 }  # fmt: skip
 
 
-def _from_values(values: dict[str, Any], origin: str) -> Definition:
+def _from_values(values: dict[str, Any], origin: str, resolved: Mapping[str, Resolved]) -> Definition:
     for key, value in values.items():
         if key not in _KEYS:
             raise ConfigError(
@@ -507,6 +575,8 @@ def _from_values(values: dict[str, Any], origin: str) -> Definition:
     for key in ("factors", "seeds"):
         if key not in values:
             raise ConfigError(f"{origin} has no '{key}'; a study needs factors and seeds")
+    if not all(isinstance(section, str) for section in values.get("sections") or ()):
+        raise ConfigError(f"{origin}: sections={values['sections']!r} must be a list of names")
     trains = values.get("trains") or "classifiers"
     if trains not in KINDS:
         raise ConfigError(f"{origin}: trains={trains!r} must be one of {', '.join(KINDS)}")
@@ -529,6 +599,7 @@ def _from_values(values: dict[str, Any], origin: str) -> Definition:
         paper=None if paper is None else _paper(paper, origin),
         pretraining=None if start is None else _pretraining(start, origin),
         sections=tuple(values.get("sections") or ()),
+        resolved=resolved,
     )  # fmt: skip
 
 
@@ -578,10 +649,21 @@ def _meant(setting: object, kind: Kind[Any, Any]) -> str:
 
 def _pretraining(values: Mapping[str, Any], origin: str) -> Pretraining:
     unknown = values.keys() - set(Pretraining.__dataclass_fields__)
-    settings = values.get("settings") or {}
-    if unknown or not isinstance(settings, Mapping):
-        raise ConfigError(f"{origin}: pretraining holds recipe and settings, not {dict(values)}")
-    return Pretraining(values.get("recipe"), dict(settings))
+    recipe, settings = values.get("recipe"), values.get("settings") or {}
+    if unknown or not isinstance(settings, Mapping) or not isinstance(recipe, str | None):
+        raise ConfigError(
+            f"{origin}: pretraining holds recipe and settings, a name or a file and a mapping; not {dict(values)}"
+        )
+    _check_names(settings, KINDS["classifiers"], f"{origin}: pretraining")
+    return Pretraining(recipe, dict(settings))
+
+
+def _check_names(settings: Mapping[str, Any], kind: Kind[Any, Any], where: str) -> None:
+    for name in settings:
+        if name not in types_of(kind.settings):
+            raise ConfigError(f"{where}: there is no setting '{name}'.{_meant(name, kind)}")
+        if name in _DECIDED:
+            raise ConfigError(f"{where}: {name} is what the study decides for each training; leave it out")
 
 
 def _paper(values: Mapping[str, Any], origin: str) -> Paper:
@@ -589,7 +671,10 @@ def _paper(values: Mapping[str, Any], origin: str) -> Paper:
     unknown = values.keys() - known
     if unknown or "source" not in values:
         raise ConfigError(f"{origin}: paper holds {', '.join(sorted(known))}; it must have a source, and no {unknown}")
-    figures = {str(name): str(figure) for name, figure in dict(values.get("figures") or {}).items()}
+    figures = values.get("figures") or {}
+    if not isinstance(figures, Mapping):
+        raise ConfigError(f"{origin}: figures={figures!r} of the paper must be a mapping from combinations to figures")
+    figures = {str(name): str(figure) for name, figure in figures.items()}
     words = {name: str(value) for name, value in values.items() if name != "figures"}
     return Paper(**words, figures=figures)
 
@@ -612,10 +697,6 @@ def _check(study: Definition) -> None:
     _check_trend(study)
     _check_metric(study)
     _check_extras(study)
-    if study.needs is None:
-        for combination in study.combinations:
-            study.config(Cell(combination, 0))
-            study.start(Cell(combination, 0))
 
 
 def _check_metric(study: Definition) -> None:
@@ -633,6 +714,10 @@ def _check_metric(study: Definition) -> None:
 
 def _check_extras(study: Definition) -> None:
     folders: dict[str, str] = {}
+    names = [combination.name for combination in study.combinations]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two combinations of levels would be called '{twice}'; give a level a name without ' / '")
     for combination in study.combinations:
         other = folders.setdefault(Cell(combination, 0).folder, combination.name)
         if other != combination.name:
@@ -641,14 +726,21 @@ def _check_extras(study: Definition) -> None:
     if unknown:
         known = ", ".join(study.kind.sections) or "none"
         raise ConfigError(f"sections of {study.trains} may be {known}, not {', '.join(sorted(unknown))}")
-    for setting in study.settings:
-        if setting not in types_of(study.kind.settings):
-            raise ConfigError(f"settings: there is no setting '{setting}'.{_meant(setting, study.kind)}")
+    _check_names(study.settings, study.kind, "settings")
 
 
 def _check_levels(study: Definition, factor: Factor) -> None:
     if factor.name == "seed":
         raise ConfigError("a factor may not be called 'seed': every study has its seeds; say how many by seeds: N")
+    columns = {*_COLUMNS, *study.kind.row.__dataclass_fields__} - {*EPOCH_COLUMNS} | {"seconds"}
+    figures = ("difference", "course", *(metric.key for metric in study.kind.metrics))
+    if factor.name in columns or any(re.fullmatch(rf"{figure}(_.+)?", factor.name) for figure in figures):
+        raise ConfigError(
+            f"a factor may not be called '{factor.name}', which is a column of the study's tables; give it another name"
+        )
+    for name in _DECIDED:
+        if name in factor.settings:
+            raise ConfigError(f"the factor '{factor.name}' varies {name}, which the study decides for each training")
     names = [level.name for level in factor.levels]
     least = 2 if factor.name == study.compare else 1
     if len(names) < least:
@@ -667,8 +759,24 @@ def _check_trend(study: Definition) -> None:
     if factor is None:
         others = ", ".join(f.name for f in study.circumstances) or "no other factor"
         raise ConfigError(f"trend='{study.trend}' must be a factor other than '{study.compare}'; there is {others}")
-    if len(factor.levels) < 2 or any(level.number is None for level in factor.levels):
-        raise ConfigError(f"the levels of '{study.trend}' must be two numbers or more to show a trend")
+    numbers = {level.number for level in factor.levels}
+    if None in numbers or len(numbers) < max(2, len(factor.levels)):
+        names = ", ".join(level.name for level in factor.levels)
+        raise ConfigError(
+            f"the levels of '{study.trend}' must be two different numbers or more to show a trend, not {names}"
+        )
+
+
+def _plain(config: TrainingSettings) -> dict[str, Any]:
+    """Settings as JSON-able values, without what each training has of its own."""
+    values = {name: value for name, value in asdict(config).items() if name not in _DECIDED}
+    return dict(json.loads(json.dumps(values)))
+
+
+def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are the same on every machine; of the data their name, wherever they lie."""
+    shared = {name: value for name, value in settings.items() if name not in MACHINE_SETTINGS}
+    return shared | {"data": Path(str(shared["data"])).name} if shared else {}
 
 
 def _folder(key: str) -> str:

@@ -13,11 +13,13 @@ from markupsafe import Markup
 from sgenet.errors import RunError
 from sgenet.study import charts
 from sgenet.study.analysis import Analysis
+from sgenet.study.definition import Cell
 from sgenet.study.kinds.kind import text_of
 from sgenet.study.sections import Sections
 from sgenet.study.statistics import smallest_difference
 from sgenet.study.table import cells_csv, columns, further_columns, further_metrics, markdown, rows_csv
 from sgenet.study.wording import (
+    PROMISE,
     WIRING,
     answer,
     courses,
@@ -95,6 +97,7 @@ def _variables(analysis: Analysis, costs: Costs, sections: Sections) -> dict[str
         "study": definition,
         "date": f"{now.day} {now:%B %Y}",
         "answer": answer(analysis),
+        "promise": PROMISE,
         "wiring": WIRING if definition.wiring else "",
         "sentences": said if len(said) <= _MOST_SENTENCES else [],
         "failures": failures(analysis),
@@ -161,19 +164,8 @@ def _seen(analysis: Analysis) -> str:
 def _settings(analysis: Analysis) -> dict[str, str]:
     """What all trainings have in common."""
     definition = analysis.definition
-    config = definition.config(definition.cells[0])
-    varied = set().union(*(f.settings for f in definition.factors))
-
-    shown = {
-        "recipe": definition.recipe or "default",
-        **definition.kind.described(config, varied),
-        "epochs": str(config.epochs),
-        "batch_size": str(config.batch_size),
-        "optimizer": f"{config.optimizer}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}",
-        "lr": f"{config.lr:g}, {config.schedule}, {definition.kind.warmup(config)} of warm-up",
-        "precision": config.precision,
-    }
-    shown = {name: text for name, text in shown.items() if name not in varied and text != "None"}
+    configs = [definition.config(Cell(combination, 0)) for combination in definition.combinations]
+    shown = {"recipe": definition.recipe or "default", **definition.kind.described(configs)}
     if definition.pretraining is not None:
         start = definition.pretraining
         shown["start"] = f"a classifier, trained by the recipe {start.recipe}{text_of(start.settings, ' with ')}"
@@ -199,6 +191,7 @@ def _markdown(analysis: Analysis, costs: Costs) -> str:
     definition = analysis.definition
     parts = [f"# {definition.title}", definition.question, f"**{answer(analysis)}**"]
     parts += [detectable(definition, definition.spread, definition.spread_source), markdown(columns(analysis, costs))]
+    parts.append(f"p is corrected (Holm) for all differences of this table together: {PROMISE}")
     if definition.paper is not None:
         paper = definition.paper
         parts.append(f"Paper: {'. '.join(p for p in (paper.source, paper.setting, paper.differs) if p)}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.analysis import Analysis, analyse
 from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
-from sgenet.study.storage import HEARTBEAT_SECONDS, State, Storage, file_url
+from sgenet.study.storage import State, Storage, file_url
 from sgenet.study.working import STOPPED, URL_VARIABLE, Task
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run_study(
     cells: int | None = None,
     only: Mapping[str, Sequence[str]] | None = None,
     threads: int | None = None,
-    heartbeat: int = HEARTBEAT_SECONDS,
+    heartbeat: int | None = None,
     machine: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -79,7 +79,8 @@ def run_study(
         threads: Threads of torch for each worker; the machine's cores shared between them if not given. On a CPU they
             are part of what makes a result repeatable bit for bit.
         heartbeat: Seconds between two signs of life of a worker; one that is silent for three times as long is taken
-            for dead, and its cell given to another.
+            for dead, and its cell given to another. They are the study's, wherever it is worked on: None for those that
+            it was begun with, or 20.
         machine: Settings of the training that belong to this machine: workers (of images), loader, accelerator,
             devices, and data where they lie elsewhere here.
         progress: Where to show how far the study is; the console if not given.
@@ -115,7 +116,6 @@ def run_study(
         limit=cells,
         only={name: list(levels) for name, levels in (only or {}).items()},
         threads=threads or share,
-        heartbeat=heartbeat,
         machine=dict(machine or {}),
     )
     stopped = _Crew(task, url, workers, output).watch(opened, definition, seconds, progress)
@@ -326,22 +326,25 @@ class _Shown:
 
     def __init__(self, definition: Definition, progress: Progress) -> None:
         self._definition, self._progress = definition, progress
-        self._epochs, self._metric = definition.config(definition.cells[0]).epochs, definition.compared
-        self._cells = {cell.key for cell in definition.cells}
+        self._metric = definition.compared
+        each = {
+            combination.key: definition.config(Cell(combination, 0)).epochs for combination in definition.combinations
+        }
+        self._epochs = {cell.key: each[cell.combination.key] for cell in definition.cells}
         self._told: set[str] | None = None
         self._done = 0
 
     def update(self, state: State) -> None:
         """Show what is new."""
-        finished = state.results.keys() & self._cells
+        finished = state.results.keys() & self._epochs.keys()
         running = [last for last in state.running.values() if last is not None]
-        done = len(finished) * self._epochs + sum(epoch for epoch, _ in running)
+        done = sum(self._epochs[key] for key in finished) + sum(epoch for epoch, _ in running)
         if self._told is None:
             self._told = set(finished)
             self._done = done
             if finished:
-                self._progress.line(f"{len(finished)} of {len(self._cells)} trainings are there already.")
-            self._progress.start(self._definition.name, len(self._cells) * self._epochs, done)
+                self._progress.line(f"{len(finished)} of {len(self._epochs)} trainings are there already.")
+            self._progress.start(self._definition.name, sum(self._epochs.values()), done)
         metrics = {"trained": float(len(finished))}
         if running:
             metrics[self._metric.name] = running[-1][1]
@@ -353,7 +356,7 @@ class _Shown:
             seconds = sum(row["seconds"] for row in result.history)
             found = f"{self._metric.name} {result.last(self._metric.key):.2f}%"
             self._told.add(key)
-            self._progress.line(f"[{len(self._told)}/{len(self._cells)}] {key}: {found}, {seconds:.0f} s of training")
+            self._progress.line(f"[{len(self._told)}/{len(self._epochs)}] {key}: {found}, {seconds:.0f} s of training")
         for key in sorted(state.failed.keys() - self._told):
             self._told.add(key)
             self._progress.line(f"failed: {key}: {state.failed[key]}")

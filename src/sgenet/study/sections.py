@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sgenet.errors import SgenetError
 from sgenet.study.analysis import Analysis
 from sgenet.study.definition import Cell
 
@@ -64,6 +66,8 @@ class Sections:
 def gather(analysis: Analysis, storage: Storage, output: Path, machine: Mapping[str, Any]) -> Sections:
     """What the study asks for and this machine has: its images, and the runs that were trained here.
 
+    A section is left out where its images or runs are not here, or cannot be used.
+
     Args:
         analysis: Of the study.
         storage: Keeps times once they are measured.
@@ -78,11 +82,18 @@ def gather(analysis: Analysis, storage: Storage, output: Path, machine: Mapping[
         return Sections()
     definition = analysis.definition
     config = definition.config(definition.cells[0], **machine)
-    samples = _samples(config) if "samples" in asked else ()
-    about = _ABOUT_SHAPES if samples and config.data == "shapes" else ""
-    gallery = _gallery(analysis, output, machine) if "masks" in asked else None
-    times = _times(analysis, storage, output, config) if "times" in asked else None
-    return Sections(samples, about, gallery, times)
+    found = Sections()
+    with suppress(SgenetError):
+        if "samples" in asked:
+            about = _ABOUT_SHAPES if config.data == "shapes" else ""
+            found = dataclasses.replace(found, samples=_samples(config), about_data=about)
+    with suppress(SgenetError):
+        if "masks" in asked:
+            found = dataclasses.replace(found, gallery=_gallery(analysis, output, machine))
+    with suppress(SgenetError):
+        if "times" in asked:
+            found = dataclasses.replace(found, times=_times(analysis, storage, output, config))
+    return found
 
 
 def _samples(config: TrainConfig) -> tuple[Sample, ...]:

@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,21 +29,26 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from sgenet.errors import ConfigError, RunError
+from sgenet.errors import ConfigError, RunError, SgenetError
 from sgenet.study.definition import FINGERPRINT, Cell, Definition
 from sgenet.study.locking import alone
 
 __all__ = ["Claim", "Result", "State", "Storage", "Superseded", "file_url", "shown_url"]
 
 HEARTBEAT_SECONDS = 20
-"""How often a worker says that it is alive; one that has not for three times as long is taken for dead."""
+"""How often the workers of a study say that they are alive, unless it was entered with another interval; one that has
+not for three times as long is taken for dead."""
 
 _FILE_TIMEOUT = 120  # seconds that a process waits for others to finish writing to a file
 _SERVER_TIMEOUT = 15
 _MOST_SEEDS = 10_000
-_DEFINITION, _COSTS, _TIMES = "definition", "costs", "times"  # of the study
+_LONGEST_REASON = 400
+_DEFINITION, _HEARTBEAT, _COSTS, _TIMES = "definition", "heartbeat", "costs", "times"  # of the study
+_SILENCE = 3  # heartbeats
 _SEED = "seed"  # a trial's parameter, beside the factors
 _CELL, _ERROR, _SESSION, _RESULT = "cell", "error", "session", "result"  # of a trial
+_ATTEMPTS = "attempts"  # of a trial: how often it broke
+_MOST_ATTEMPTS = 2
 
 
 class Superseded(Exception):  # noqa: N818  # no error: what it says is that there is nothing more to do
@@ -160,6 +165,27 @@ class Claim:
         with self._mine():
             self._storage.set_trial_state_values(self._trial, TrialState.WAITING)
 
+    def broke(self, reason: str) -> bool:
+        """The training broke: the cell waits for another attempt, or has failed where it had its attempts.
+
+        Args:
+            reason: Why.
+
+        Returns:
+            Whether it has failed.
+
+        Raises:
+            Superseded: As `report`.
+        """
+        with self._mine():
+            attempts = self._storage.get_trial(self._trial).user_attrs.get(_ATTEMPTS, 0) + 1
+            self._storage.set_trial_user_attr(self._trial, _ATTEMPTS, attempts)
+        if attempts < _MOST_ATTEMPTS:
+            self.give_back()
+            return False
+        self.fail(f"{reason} (twice)")
+        return True
+
     @contextmanager
     def alive(self, seconds: float) -> Iterator[None]:
         """Tell the storage so every few seconds."""
@@ -193,17 +219,18 @@ class Storage:
     Args:
         url: `sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/DATABASE`.
         name: The study's name in it.
-        heartbeat: Seconds between two signs of life of a worker, at least 1.
+        heartbeat: Seconds between two signs of life of a worker, at least 1. The study keeps those that it was entered
+            with first, for all workers everywhere: who waits must know how long others may be silent. None for those.
 
     Raises:
         ConfigError: If the URL is neither.
         RunError: If the storage cannot be reached.
     """
 
-    def __init__(self, url: str, name: str, heartbeat: int = HEARTBEAT_SECONDS) -> None:
-        if heartbeat < 1:
+    def __init__(self, url: str, name: str, heartbeat: int | None = None) -> None:
+        if heartbeat is not None and heartbeat < 1:
             raise ConfigError(f"heartbeat={heartbeat} must be 1 second or more")
-        self.url, self.name, self._heartbeat = _with_driver(url), name, heartbeat
+        self.url, self.name, self._asked = _with_driver(url), name, heartbeat
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         server = not self.url.startswith("sqlite")
@@ -214,8 +241,8 @@ class Storage:
                 self._storage = RDBStorage(
                     self.url,
                     engine_kwargs={"connect_args": timeout, **({"pool_pre_ping": True} if server else {})},
-                    heartbeat_interval=heartbeat,
-                    grace_period=3 * heartbeat,
+                    heartbeat_interval=HEARTBEAT_SECONDS,  # the study's own from `_keep_time` on
+                    grace_period=_SILENCE * HEARTBEAT_SECONDS,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True),
                 )
         self._study: optuna.Study | None = None
@@ -252,10 +279,10 @@ class Storage:
             definition: The study.
 
         Returns:
-            The study as the storage has it from now on.
+            The study as the storage has it from now on: as it was entered first, but for the seeds.
 
         Raises:
-            RunError: If the storage has a study of this name that trains something else.
+            RunError: If the storage has a study of this name that trains something else, or with another heartbeat.
         """
         with self._reachable(), self._alone():
             self._study = optuna.create_study(
@@ -265,11 +292,27 @@ class Storage:
             if known is not None:
                 before = Definition.from_dict(known)
                 _check_same(before, definition, self.name)
-                definition = definition.with_settings(seeds=max(before.seeds, definition.seeds))
+                definition = replace(before, seeds=max(before.seeds, definition.seeds))
+            self._agree_on_heartbeat(self._study)
             if known != definition.to_dict():
                 self._study.set_user_attr(_DEFINITION, definition.to_dict())
             self._enter_missing(definition)
         return definition
+
+    def _agree_on_heartbeat(self, study: optuna.Study) -> None:
+        known, asked = study.user_attrs.get(_HEARTBEAT), self._asked
+        if known is None:
+            study.set_user_attr(_HEARTBEAT, HEARTBEAT_SECONDS if asked is None else asked)
+        elif asked not in (None, known):
+            raise RunError(
+                f"heartbeat={asked} is not that of the study '{self.name}', whose workers say every {known} seconds "
+                "that they are alive; leave it out"
+            )
+        self._keep_time(study)
+
+    def _keep_time(self, study: optuna.Study) -> None:
+        seconds = study.user_attrs.get(_HEARTBEAT, HEARTBEAT_SECONDS)
+        self._storage.heartbeat_interval, self._storage.grace_period = seconds, _SILENCE * seconds
 
     def _enter_missing(self, definition: Definition) -> None:
         alive = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
@@ -343,8 +386,9 @@ class Storage:
 
         Args:
             definition: The study.
-            train: Does it. A RunError is kept as the reason why the cell failed; anything else that it raises gives
-                the cell back, for another worker or another time, and is raised again.
+            train: Does it. A RunError is kept as the reason why the cell failed. Anything else that it raises gives
+                the cell back, for another worker or another time, and is raised again; the second time that a training
+                breaks, the cell has failed. A stop, a full disk or a storage that is away is no fault of the cell's.
             session: Whose work this counts as.
             limit: How many cells a session may take; None for all.
             among: Keys of the cells that may be taken; None for all.
@@ -360,7 +404,7 @@ class Storage:
             claim = self._take(definition, session, limit, among)
             if not isinstance(claim, Claim):
                 return claim
-            with suppress(Superseded), claim.alive(self._heartbeat):
+            with suppress(Superseded), claim.alive(self._storage.heartbeat_interval or HEARTBEAT_SECONDS):
                 _train(claim, train)
         return "worked"
 
@@ -392,6 +436,7 @@ class Storage:
     def _opened(self) -> optuna.Study:
         if self._study is None:
             self._study = optuna.load_study(study_name=self.name, storage=self._storage)
+            self._keep_time(self._study)
         return self._study
 
     def _alone(self) -> AbstractContextManager[None]:
@@ -444,13 +489,27 @@ def _train(claim: Claim, train: Callable[[Claim], Result]) -> None:
     except Superseded:
         raise
     except BaseException as error:
-        if isinstance(error, RunError) and not isinstance(error.__cause__, OSError):  # a full disk is not its fault
+        if not isinstance(error, Exception) or _of_the_machine(error):
+            with suppress(Superseded):
+                claim.give_back()
+            raise
+        if isinstance(error, RunError):
             claim.fail(str(error))
-            return
-        with suppress(Superseded):
-            claim.give_back()
-        raise
+        elif not claim.broke(_reason(error)):
+            raise
+        return
     claim.complete(result)
+
+
+def _of_the_machine(error: Exception) -> bool:
+    """Whether disk or storage failed, not the training."""
+    kinds = (OSError, SQLAlchemyError, StorageInternalError)
+    return isinstance(error, kinds) or (isinstance(error, RunError) and isinstance(error.__cause__, OSError))
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())[:_LONGEST_REASON]
+    return words if isinstance(error, SgenetError) else f"{type(error).__name__}: {words}"
 
 
 def _parameter_kinds(definition: Definition) -> dict[str, Any]:
@@ -465,10 +524,7 @@ def _check_same(before: Definition, now: Definition, name: str) -> None:
         return
     changed = [f"{key}: {old[key]!r} there, {new[key]!r} here" for key in FINGERPRINT if old[key] != new[key]]
     changed += _changed_factors(old["factors"], new["factors"])
-    for key in sorted(old["settings"].keys() | new["settings"].keys()):
-        there, here = old["settings"].get(key), new["settings"].get(key)
-        if there != here:
-            changed.append(f"{key}: {there!r} there, {here!r} here")
+    changed += _changed_settings(old["settings"], new["settings"])
     raise RunError(
         f"the study '{name}' exists with other contents ({'; '.join(changed)}); give another --output to begin anew, "
         "or the same settings to go on"
@@ -483,6 +539,19 @@ def _changed_factors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
             levels = "other settings" if there == here else f"{there} there, {here} here"
             changed.append(f"factor '{factor}': {levels}")
     return changed
+
+
+def _changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between trainings that both have, each difference once."""
+    found: dict[str, list[str]] = {}
+    both = [combination for combination in old if combination in new]
+    for combination in both:
+        there, here = old[combination], new[combination]
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                text = f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"
+                found.setdefault(text, []).append(combination)
+    return [text if where == both else f"{text} (at {'; '.join(where)})" for text, where in found.items()]
 
 
 def _with_driver(url: str) -> str:

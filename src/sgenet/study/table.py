@@ -10,7 +10,7 @@ from typing import Any
 
 from sgenet.bench.table import aligned
 from sgenet.study.analysis import Analysis, Difference, Further, Row
-from sgenet.study.definition import Definition
+from sgenet.study.definition import EPOCH_COLUMNS, Definition
 from sgenet.study.kinds import Metric
 from sgenet.study.wording import answer, detectable, failures, further, mean_and_spread, signed, span
 
@@ -26,8 +26,6 @@ __all__ = [
     "rows_csv",
     "summary",
 ]
-
-_OF_AN_EPOCH = ("step", "lr", "images_per_second", "seconds")  # columns that say nothing of a whole training
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def cells_csv(analysis: Analysis) -> str:
                 {
                     **row.combination.levels,
                     "seed": seed,
-                    **{name: value for name, value in last.items() if name not in _OF_AN_EPOCH},
+                    **{name: value for name, value in last.items() if name not in EPOCH_COLUMNS},
                     "seconds": round(sum(epoch["seconds"] for epoch in result.history), 1),
                     "command": result.command,
                 }

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sgenet.study.definition import Cell, Definition
+from sgenet.errors import CheckpointError, RunError
+from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
 from sgenet.study.kinds import KINDS, START, Kind
 from sgenet.study.locking import alone
 from sgenet.study.storage import Claim, Result
 from sgenet.training.environment import describe_environment
 from sgenet.training.run_folder import Row, RunFolder
-from sgenet.training.settings import TrainingSettings
+from sgenet.training.settings import TrainingSettings, types_of
 
 __all__ = ["Images", "train_cell"]
 
 
 _KEPT = 4  # sets of generated images
+_PLACES = (*MACHINE_SETTINGS, "output")  # settings that do not tell one training from another
+_FILES = ("data", "labels", "weights", "backbone_weights")
 History = tuple[Mapping[str, float], ...]
 
 
@@ -111,14 +115,58 @@ def _trained(kind: Kind[Any, Any], config: TrainingSettings, images: Images, pro
     # until its next epoch.
     with alone(run.with_name(f".{run.name}.lock")):
         folder = RunFolder(run)
+        _check_same(folder, config)
         rows = [*folder.read_metrics(kind.row)] if folder.metrics.is_file() else []
-        if len(rows) < config.epochs and _can_go_on(run, config):
-            rows = kind.resume(run, images.of(kind, config), progress)
-        elif len(rows) < config.epochs:
+        finished = len(rows) == config.epochs and rows[-1].epoch == config.epochs
+        if not finished:
+            rows = _resumed(kind, config, images, progress)
+        if not rows:
             if run.exists():  # killed before its first checkpoint, it has learned nothing
                 shutil.rmtree(run)
             rows = kind.train(config, images.of(kind, config), progress)
     return tuple(dataclasses.asdict(row) for row in rows)
+
+
+def _resumed(kind: Kind[Any, Any], config: TrainingSettings, images: Images, progress: _Reporting) -> list[Row]:
+    """All rows of a run that went on from its checkpoint; none where it has to begin anew."""
+    run = Path(str(config.output))
+    try:
+        if _can_go_on(run, config):
+            return kind.resume(run, images.of(kind, config), progress)
+    except CheckpointError:  # it is damaged
+        if run.exists():
+            run.rename(_aside(run))
+    return []
+
+
+def _aside(run: Path) -> Path:
+    """A name beside the run's that is free."""
+    names = (run.with_name(f"{run.name}.damaged-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _check_same(run: RunFolder, config: TrainingSettings) -> None:
+    """See that a run, where there is one, is the one that is wanted: it may be left from another study."""
+    if not (run.path / "config.yaml").is_file():
+        return
+    known = run.read_config(type(config))
+    changed = []
+    for name in types_of(type(config)):
+        there, here = getattr(known, name), getattr(config, name)
+        if name not in _PLACES and not _alike(name, there, here):
+            changed.append(f"{name}: {there!r} there, {here!r} here")
+    if changed:
+        raise RunError(
+            f"'{run.path}' holds a training of other settings ({'; '.join(changed)}); move that folder away to train "
+            "anew, or give another --output"
+        )
+
+
+def _alike(name: str, there: Any, here: Any) -> bool:  # noqa: ANN401  # any setting
+    """Whether two values mean the same: a file or folder is known by its name, also behind a link to it."""
+    if name in _FILES and there and here:
+        return Path(there).name in (Path(here).name, Path(here).expanduser().resolve().name)
+    return bool(there == here) or (name == "precision" and here == "auto")
 
 
 def _can_go_on(run: Path, config: TrainingSettings) -> bool:

@@ -12,6 +12,7 @@ from sgenet.study.definition import Definition
 from sgenet.study.statistics import POWER, needed_seeds, smallest_difference
 
 __all__ = [
+    "PROMISE",
     "answer",
     "courses",
     "detectable",
@@ -26,6 +27,10 @@ __all__ = [
     "span",
 ]
 
+PROMISE = (
+    "at most 5% of such studies call a difference of the last epoch significant that is none. Whether one network was "
+    "better throughout is a second question, with 5% of its own."
+)
 _MANY = 4  # differences that are told one by one
 _SMALL = 0.05  # points that nobody would run a study for
 WIRING = "Wiring check, no conclusion: every part worked, on trainings far too short and too few to compare anything."
@@ -227,7 +232,7 @@ def further(analysis: Analysis) -> str:
         return ""
     baseline = analysis.definition.baseline
     names = _listed(list(dict.fromkeys(figure.metric.name for _, _, figure in tested)))
-    corrected = "corrected for all these figures together"
+    corrected = "corrected for all these figures together, apart from the table above"
     found = [entry for entry in tested if entry[2].difference and entry[2].difference.verdict != "not significant"]
     if not found:
         return f"Of {names}, none differs significantly from that of {baseline}, {corrected}."

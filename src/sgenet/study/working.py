@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sgenet.errors import SgenetError
-from sgenet.study.storage import HEARTBEAT_SECONDS, Claim, Result, Storage
+from sgenet.study.storage import Claim, Result, Storage
 from sgenet.study.training import Images, train_cell
 
 __all__ = ["URL_VARIABLE", "Task", "main", "work"]
@@ -43,7 +43,6 @@ class Task:
         limit: How many cells the session may take; None for all.
         only: By the name of a factor, the levels whose cells it may take; of other factors, all.
         threads: How many threads of torch it may use.
-        heartbeat: Seconds between two signs of life.
         machine: Settings that belong to this machine.
     """
 
@@ -53,7 +52,6 @@ class Task:
     limit: int | None = None
     only: dict[str, list[str]] = field(default_factory=dict)
     threads: int | None = None
-    heartbeat: int = HEARTBEAT_SECONDS
     machine: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -77,7 +75,7 @@ def work(task: Task, url: str, stopped: Callable[[], bool] = lambda: False) -> N
         import torch
 
         torch.set_num_threads(task.threads)
-    storage = Storage(url, task.name, task.heartbeat)
+    storage = Storage(url, task.name)
     definition = storage.definition()
     among = {cell.key for cell in definition.cells_of(task.only)}
     images = Images()

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sgenet.classification.config import TrainConfig, make_config, to_words
+from sgenet.classification.config import TrainConfig, list_recipes, make_config, to_words
 from sgenet.classification.history import EpochRow
-from sgenet.study.kinds.kind import Kind, Metric, options_in_words
+from sgenet.study.kinds.kind import Kind, Metric
 from sgenet.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("val_top1", "top-1", "is the share of validation images whose most probable class is the right one"),
     )
+    shown: ClassVar[tuple[str, ...]] = (
+        *("data", "data_options", "model", "model_options", "attention", "attention_options"),
+        *("image_size", "crop", "pad", "flip"),
+    )
     size: ClassVar[str] = "image_size"
     decisive: ClassVar[tuple[str, ...]] = ("model", "weights")
     sections: ClassVar[tuple[str, ...]] = ("samples", "masks", "times")
@@ -39,7 +43,7 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
 
     def words(self, config: TrainConfig, recipe: str | None) -> list[str]:
         """See `Kind`."""
-        return to_words(config, recipe)
+        return to_words(config, recipe if recipe in list_recipes() else None)
 
     def small(self, config: TrainConfig) -> dict[str, Any]:
         """See `Kind`."""
@@ -50,19 +54,9 @@ class Classification(Kind[TrainConfig, "ClassificationData"]):
             small["data_options"] = {"train_size": 64, "val_size": 64}
         return small
 
-    def described(self, config: TrainConfig, varied: set[str]) -> dict[str, str]:
+    def applies(self, name: str, config: TrainConfig) -> bool:
         """See `Kind`."""
-        return {
-            "data": f"{Path(config.data).name}{options_in_words(config, 'data_options', varied)}",
-            "model": f"{config.model}{options_in_words(config, 'model_options', varied)}",
-            "attention": f"{config.attention}{options_in_words(config, 'attention_options', varied)}",
-            "image_size": f"{config.image_size} pixels",
-            "crop": f"{config.crop}{f', {config.pad} pixels' if config.crop == 'pad' else ''}; flip {config.flip:g}",
-        }
-
-    def warmup(self, config: TrainConfig) -> str:
-        """See `Kind`."""
-        return f"{config.warmup_epochs:g} epochs"
+        return name != "pad" or config.crop == "pad"
 
     def open_data(self, config: TrainConfig) -> ClassificationData:
         """See `Kind`."""

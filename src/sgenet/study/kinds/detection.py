@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sgenet.detection.config import DetectConfig, make_detect_config, to_detect_words
 from sgenet.detection.history import DetectRow
-from sgenet.study.kinds.kind import START, Kind, Metric, options_in_words
+from sgenet.detection.recipes import list_recipes
+from sgenet.study.kinds.kind import START, Kind, Metric
 from sgenet.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
         Metric("mask_ap50", "mask AP50", "counts masks with an IoU of at least 0.5"),
         Metric(START, "top-1 at the start", "is that of the classifier whose weights the backbone starts from"),
     )
+    shown: ClassVar[tuple[str, ...]] = (
+        *("data", "data_options", "detector", "detector_options", "backbone", "backbone_options"),
+        *("attention", "attention_options", "min_size", "max_size", "flip", "warmup_steps"),
+    )
     size: ClassVar[str] = "min_size"
     decisive: ClassVar[tuple[str, ...]] = ("detector", "backbone_weights")
     pretrains: ClassVar[bool] = True
@@ -48,7 +53,7 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
 
     def words(self, config: DetectConfig, recipe: str | None) -> list[str]:
         """See `Kind`."""
-        return to_detect_words(config, recipe or "2x")
+        return to_detect_words(config, recipe if recipe is not None and recipe in list_recipes() else "2x")
 
     def small(self, config: DetectConfig) -> dict[str, Any]:
         """See `Kind`."""
@@ -60,20 +65,11 @@ class Detection(Kind[DetectConfig, "DetectionData"]):
             small["data_options"] = {"train_size": 4, "val_size": 4}
         return small
 
-    def described(self, config: DetectConfig, varied: set[str]) -> dict[str, str]:
+    def applies(self, name: str, config: DetectConfig) -> bool:
         """See `Kind`."""
-        return {
-            "data": f"{Path(config.data).name}{options_in_words(config, 'data_options', varied)}",
-            "detector": f"{config.detector}{options_in_words(config, 'detector_options', varied)}",
-            "backbone": f"{config.backbone}{options_in_words(config, 'backbone_options', varied)}",
-            "attention": f"{config.attention}{options_in_words(config, 'attention_options', varied)}",
-            "min_size": f"short side {config.min_size} pixels, long side {config.max_size} at most",
-            "flip": f"{config.flip:g}",
-        }
-
-    def warmup(self, config: DetectConfig) -> str:
-        """See `Kind`."""
-        return f"{config.warmup_epochs:g} epochs" if config.warmup_epochs else f"{config.warmup_steps} steps"
+        if name in ("warmup_epochs", "warmup_steps"):
+            return (config.warmup_epochs > 0) == (name == "warmup_epochs")
+        return True
 
     def open_data(self, config: DetectConfig) -> DetectionData:
         """See `Kind`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from sgenet.training.progress import Progress
     from sgenet.training.run_folder import Row
 
-__all__ = ["START", "Kind", "Metric", "options_in_words", "text_of"]
+__all__ = ["START", "Kind", "Metric", "text_of"]
 
 START = "start_top1"
 """The column that a study adds to its rows where networks start from classifiers that it trained: their top-1."""
+
+_SHOWN = (
+    *("epochs", "batch_size", "optimizer", "momentum", "weight_decay", "lr", "schedule"),
+    *("warmup_epochs", "precision"),
+)
 
 C = TypeVar("C", bound=TrainingSettings)
 D = TypeVar("D")
@@ -57,6 +62,7 @@ class Kind(ABC, Generic[C, D]):
         settings: The class of its settings.
         row: The class of an epoch's result.
         metrics: What its trainings are told by. A study compares by the first, unless it names another.
+        shown: Settings of network and images that a report tells, beside those of the optimisation.
         size: The setting that says how large images are.
         decisive: Settings on which it depends what a recipe says beside them.
         sections: What its reports can have besides figures.
@@ -69,6 +75,7 @@ class Kind(ABC, Generic[C, D]):
     settings: ClassVar[type[TrainingSettings]]
     row: ClassVar[type[Row]]
     metrics: ClassVar[tuple[Metric, ...]]
+    shown: ClassVar[tuple[str, ...]]
     size: ClassVar[str]
     decisive: ClassVar[tuple[str, ...]]
     sections: ClassVar[tuple[str, ...]] = ()
@@ -85,19 +92,35 @@ class Kind(ABC, Generic[C, D]):
 
     @abstractmethod
     def words(self, config: C, recipe: str | None) -> list[str]:
-        """The words after the command that give these settings."""
+        """The words after the command that give these settings.
+
+        They begin at a recipe of the package: a user's file may be another, or gone, when they are used.
+        """
 
     @abstractmethod
     def small(self, config: C) -> dict[str, Any]:
         """What makes a training so short that it only shows that everything works."""
 
-    @abstractmethod
-    def described(self, config: C, varied: set[str]) -> dict[str, str]:
-        """The settings in a reader's words; of options those that the study does not vary."""
+    def described(self, configs: Sequence[C]) -> dict[str, str]:
+        """What trainings have in common, in a reader's words: of a module's options those that are the same in all.
 
-    @abstractmethod
-    def warmup(self, config: C) -> str:
-        """How long the learning rate grows at first, in words."""
+        Args:
+            configs: Of the trainings.
+
+        Returns:
+            By the name of a setting; one that is not the same everywhere is left out, as one that says nothing is.
+        """
+        found = {}
+        for name in (*self.shown, *_SHOWN):
+            values = [getattr(config, name) for config in configs if self.applies(name, config)]
+            value = _shared_options(values) if values and isinstance(values[0], Mapping) else _shared(values)
+            if value not in (None, "", {}):
+                found[name] = Path(str(value)).name if name == "data" else _in_words(value)
+        return found
+
+    def applies(self, name: str, config: C) -> bool:
+        """Whether a setting decides anything beside the others."""
+        return True
 
     @abstractmethod
     def open_data(self, config: C) -> D:
@@ -138,7 +161,19 @@ def text_of(settings: Mapping[str, Any], before: str = "") -> str:
     return before + ", ".join(parts) if parts else ""
 
 
-def options_in_words(config: TrainingSettings, name: str, varied: set[str]) -> str:
-    """Options of one setting, those that are not varied, to stand behind what they belong to."""
-    same = {key: v for key, v in getattr(config, name).items() if not {name, f"{name}.{key}"} & varied}
-    return text_of(same, " with ")
+def _shared(values: Sequence[Any]) -> Any:  # noqa: ANN401  # any setting
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def _shared_options(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options that are the same wherever there are any: what has none, as a network without attention, says nothing."""
+    given = [options for options in values if options]
+    names = given[0] if given else ()
+    found = {name: _shared([options.get(name) for options in given]) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_words(value: Any) -> str:  # noqa: ANN401  # any setting
+    if isinstance(value, Mapping):
+        return text_of(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
