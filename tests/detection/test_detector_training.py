@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -79,13 +80,14 @@ def test_resuming_is_the_same_training_bit_for_bit(detector, shapes, config_at, 
     assert str(again) == str(kept)  # as text: nan is nan
 
 
-def test_a_finished_run_says_so_and_goes_on_for_longer(boxes_run, shapes, tmp_path):
-    import shutil
-
+def test_a_finished_run_says_so_and_goes_on_for_longer(boxes_run, shapes, tmp_path, changed):
     run = tmp_path / "run"
     shutil.copytree(boxes_run.run, run)
     with pytest.raises(RunError, match="has finished 2 of 2 epochs"):
         resume_detector(run, data=shapes, progress=SilentProgress())
+    others = DetectionData(shapes.train, changed(shapes.val, sizes=shapes.val.sizes + 1), shapes.name)
+    with pytest.raises(DataError, match="the validation images of 'shapes' have changed"):
+        resume_detector(run, epochs=3, data=others, progress=SilentProgress())
     assert len(resume_detector(run, epochs=3, data=shapes, progress=SilentProgress()).history) == 3
 
 

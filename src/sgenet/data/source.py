@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,23 +130,27 @@ class ClassificationData:
         return self.train.classes
 
 
-def fingerprint(source: ImageSource) -> str:
-    """Tells whether images are others than they were: their number, a hash of their names, and one of their labels.
+def fingerprint(names: Sequence[str], facts: Mapping[str, Tensor]) -> str:
+    """Tells whether images are others than they were: their number, a hash of their names, and one of each fact.
 
     What all names begin with does not count: the folder may have moved. Nor do names that only count the images.
 
+    Args:
+        names: One an image.
+        facts: What else is known of all of them, by what it is called.
+
+    Returns:
+        In words.
+
     Examples:
-        >>> images = ArraySource(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"])
-        >>> fingerprint(images)
+        >>> fingerprint(["ant", "bee"], {"labels": torch.tensor([0, 1])})
         '2 images, names ..., labels ...'
     """
-    names = [source.path(i) for i in range(len(source))]
     told = "" if _only_count(names) else "\0".join(_endings(names))
-    hashes = [
-        hashlib.blake2b(content, digest_size=8).hexdigest()
-        for content in (told.encode(errors="surrogateescape"), source.labels.numpy().tobytes())
-    ]
-    return f"{len(names)} images, names {hashes[0]}, labels {hashes[1]}"
+    contents = {"names": told.encode(errors="surrogateescape")}
+    contents |= {fact: values.numpy().tobytes() for fact, values in facts.items()}
+    hashes = [f"{what} {hashlib.blake2b(own, digest_size=8).hexdigest()}" for what, own in contents.items()]
+    return ", ".join([f"{len(names)} images", *hashes])
 
 
 def _endings(names: Sequence[str]) -> list[str]:
