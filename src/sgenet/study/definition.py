@@ -16,7 +16,7 @@ from sgenet.errors import ConfigError, did_you_mean
 from sgenet.named_files import read_yaml
 from sgenet.study.kinds import KINDS, START, Kind, Metric
 from sgenet.study.presets import STUDIES, list_studies
-from sgenet.training.settings import TrainingSettings, types_of
+from sgenet.training.settings import TrainingSettings, from_values, types_of
 
 __all__ = [
     "MACHINE_SETTINGS",
@@ -329,7 +329,8 @@ class Definition:
         own = {"seed": cell.seed, "output": None if folder is None else str(Path(folder) / "runs" / cell.folder)}
         if self.pretraining is not None:
             own["backbone_weights"] = str(Path(folder or "") / BACKBONES / self._backbone(cell))
-        return self.kind.settings(**{**self._settings_of(cell.combination).training, **machine, **own})
+        settings = {**self._settings_of(cell.combination).training, **machine, **own}
+        return from_values(self.kind.settings, settings, f"the study '{self.name}'")
 
     def start(self, cell: Cell, folder: str | Path | None = None, **machine: Any) -> Any:  # noqa: ANN401  # any setting
         """The settings of the classifier that a cell's network starts from.
@@ -347,7 +348,7 @@ class Definition:
             return None
         own = {"seed": cell.seed, "output": str(Path(folder or "") / BACKBONES / self._backbone(cell))}
         here = {name: value for name, value in machine.items() if name in MACHINE_SETTINGS}
-        return KINDS["classifiers"].settings(**{**settings, **here, **own})
+        return from_values(KINDS["classifiers"].settings, {**settings, **here, **own}, f"the study '{self.name}'")
 
     def _settings_of(self, combination: Combination) -> Resolved:
         return self.resolved.get(combination.key) or self._resolve(combination)
