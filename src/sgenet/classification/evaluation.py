@@ -115,7 +115,7 @@ def _validation_images(
     if isinstance(data, str | Path):
         return open_other_images(config, data, classes)
     opened = open_config_data(config) if data is None else data
-    check_classes(opened, classes)
+    check_classes(opened.name, opened.classes, classes)
     return opened.val, ()  # of those left out nobody says whether they were for validation
 
 

@@ -102,20 +102,25 @@ def open_judged_data(
     if spec != "shapes" and find_cifar(root := _existing_folder(spec)) is None:
         return open_known_classes(root, classes)
     data = open_data(spec, seed=seed, options=options)
-    check_classes(data, classes)
+    check_classes(data.name, data.classes, classes)
     return data.val, data.rejected
 
 
-def check_classes(data: ClassificationData, classes: Sequence[str]) -> None:
-    """See that images have the classes that a network tells apart.
+def check_classes(data: str, classes: Sequence[str], known: Sequence[str]) -> None:
+    """See that images have the classes that a network tells apart, and no others.
+
+    Args:
+        data: What the images are called, for the message.
+        classes: Theirs.
+        known: The network's, in the order of its outputs.
 
     Raises:
-        DataError: If they do not.
+        DataError: If they have not.
     """
-    if data.classes != list(classes):
+    if list(classes) != list(known):
         raise DataError(
-            f"'{data.name}' has other classes than the network was trained on ({len(data.classes)}: "
-            f"{few(data.classes)}; the network: {len(classes)}: {few(classes)}); give images of its classes"
+            f"'{data}' has other classes than the network was trained on ({len(classes)}: {few(classes)}; the network: "
+            f"{len(known)}: {few(known)}); give images of its classes"
         )
 
 

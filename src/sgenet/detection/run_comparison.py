@@ -12,13 +12,13 @@ import torch
 
 from sgenet.bench.table import aligned
 from sgenet.classification.config import TrainConfig
-from sgenet.data import DetectionData
+from sgenet.data import DetectionData, check_classes
 from sgenet.detection.comparison import Comparison, check_resamples, compare, summary
 from sgenet.detection.config import DetectConfig
 from sgenet.detection.cost import backbone_cost
 from sgenet.detection.images import has_masks
 from sgenet.detection.results import Result
-from sgenet.detection.running import TrainedDetector, check_classes, names_of, open_run, results_of, validation_images
+from sgenet.detection.running import TrainedDetector, names_of, open_run, results_of, validation_images
 from sgenet.detection.starting_points import EPOCHS_DONE, StartingPoint, same_start
 from sgenet.errors import ConfigError, SgenetError
 from sgenet.models import read_metadata
@@ -96,10 +96,11 @@ def compare_runs(
     names = names_of(runs)
     detectors = {name: open_run(run, checkpoint) for name, run in zip(names, runs, strict=True)}
     source = validation_images(detectors[names[0]], data)
+    for detector in detectors.values():
+        check_classes(names[0], source.classes, detector.classes)
     results: dict[str, list[Result]] = {}
     for name, detector in detectors.items():
         progress(f"{name}: finding objects in {len(source):,} images")
-        check_classes(detector, names[0], source.classes)
         results[name], image_ids, skipped = results_of(detector, source)
     truth = source.to_coco()
     boxes = compare(truth, results, "bbox", image_ids=image_ids, resamples=resamples)

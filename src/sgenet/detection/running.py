@@ -11,17 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sgenet.data import DetectionData, DetectionSource, detection_eval_loader
+from sgenet.data import DetectionData, DetectionSource, check_classes, detection_eval_loader
 from sgenet.detection.config import DetectConfig
 from sgenet.detection.images import count_workers, open_config_data, prepare_images
 from sgenet.detection.results import Result, to_results
-from sgenet.errors import CheckpointError, DataError
+from sgenet.errors import CheckpointError
 from sgenet.models import checkpoint_folder, load, read_metadata
 from sgenet.training.checkpointing import verify
 from sgenet.training.devices import autocast, choose_device
 from sgenet.training.run_folder import RunFolder
 
-__all__ = ["TrainedDetector", "check_classes", "names_of", "open_run", "results_of", "validation_images"]
+__all__ = ["TrainedDetector", "names_of", "open_run", "results_of", "validation_images"]
 
 
 @dataclass(frozen=True)
@@ -104,26 +104,8 @@ def validation_images(detector: TrainedDetector, data: str | DetectionData | Non
         DataError: If they cannot be used, or have other classes.
     """
     opened = data if isinstance(data, DetectionData) else open_config_data(_with_data(detector.config, data))
-    check_classes(detector, opened.name, opened.classes)
+    check_classes(opened.name, opened.classes, detector.classes)
     return opened.val
-
-
-def check_classes(detector: TrainedDetector, data: str, classes: list[str]) -> None:
-    """See that a detector knows the classes of images, and no others.
-
-    Args:
-        detector: From `open_run`.
-        data: What the images are called, for the message.
-        classes: Theirs.
-
-    Raises:
-        DataError: If it does not.
-    """
-    if classes != detector.classes:
-        raise DataError(
-            f"'{data}' has other classes than the detector was trained on ({len(classes)} and "
-            f"{len(detector.classes)}, the first {classes[:1]} and {detector.classes[:1]}); give images of its classes"
-        )
 
 
 def results_of(detector: TrainedDetector, source: DetectionSource) -> tuple[list[Result], list[int], list[str]]:

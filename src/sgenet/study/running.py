@@ -146,7 +146,7 @@ def write_report(output: str | Path, storage: str | None = None) -> StudyResult:
     """Report what a study has found so far.
 
     Args:
-        output: Its folder; the report goes there: `report.html`, `report.md` and `results.csv`.
+        output: Its folder; the report goes there: `report.html`, `report.md`, `comparisons.csv`, `cells.csv`.
         storage: As for `run_study`.
 
     Returns:
