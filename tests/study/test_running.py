@@ -90,6 +90,18 @@ def test_the_same_call_again_trains_nothing(undisturbed):
     assert len(optuna.load_study(study_name="small", storage=file_url(result.output)).get_trials()) == 4
 
 
+def test_a_renamed_folder_is_still_the_study(undisturbed, tmp_path):
+    result, _ = undisturbed
+    renamed = tmp_path / "of-monday"
+    renamed.mkdir()
+    shutil.copy(result.output / "study.db", renamed)
+    told = Told()
+    again = run_study(small(), renamed, threads=1, progress=told)
+    assert "4 of 4 trainings are there already." in told.lines
+    assert table(again.output) == table(result.output)
+    assert open_study(renamed)[0] == small()
+
+
 @pytest.mark.slow
 def test_each_training_is_repeated_by_its_command(undisturbed, tmp_path):
     result, _ = undisturbed

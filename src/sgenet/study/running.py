@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sgenet.errors import ConfigError, RunError
 from sgenet.study.analysis import Analysis, analyse
 from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
-from sgenet.study.storage import State, Storage, file_url
+from sgenet.study.storage import State, Storage
 from sgenet.study.working import STOPPED, URL_VARIABLE, Task
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run_study(
     Args:
         definition: The study.
         output: Its folder: runs, report and, unless `storage` is given, results. Its name is the study's name in the
-            storage.
+            storage; a folder that has results of its own may be renamed.
         storage: Where results go: `sqlite:///FILE` or `postgresql://...`; a file in `output` if not given.
         workers: How many cells are trained at once on this machine.
         seconds: Stop cleanly after so many; None: when all is done.
@@ -101,8 +101,7 @@ def run_study(
 
         progress = ConsoleProgress()
     _claim(output, storage)
-    url = file_url(output) if storage is None else storage
-    opened = Storage(url, output.name, heartbeat)
+    opened = Storage.of_folder(output, storage, heartbeat)
     costs = _costs(definition, machine or {})
     definition = opened.enter(definition)
     opened.note_costs(costs)
@@ -118,7 +117,7 @@ def run_study(
         threads=threads or share,
         machine=dict(machine or {}),
     )
-    stopped = _Crew(task, url, workers, output).watch(opened, definition, seconds, progress)
+    stopped = _Crew(task, opened.url, workers, output).watch(opened, definition, seconds, progress)
     return _reported(opened, definition, output, stopped, machine or {}, progress)
 
 
@@ -138,7 +137,7 @@ def open_study(output: str | Path, storage: str | None = None) -> tuple[Definiti
     output = Path(output)
     if storage is None and not (output / "study.db").is_file():
         raise RunError(f"'{output}' holds no study; give the folder of `sgenet study run`, or its --storage")
-    opened = Storage(file_url(output) if storage is None else storage, output.name)
+    opened = Storage.of_folder(output, storage)
     return opened.definition(), opened.state(), opened
 
 

@@ -247,12 +247,32 @@ class Storage:
                 )
         self._study: optuna.Study | None = None
 
+    @classmethod
+    def of_folder(cls, folder: Path, url: str | None = None, heartbeat: int | None = None) -> Storage:
+        """The storage of a study's folder.
+
+        Args:
+            folder: Its name is the study's. In a file of the folder's own a single study is the folder's whatever its
+                name: folders are renamed, and copied.
+            url: Where the results are, if not in that file.
+            heartbeat: As above.
+
+        Raises:
+            SgenetError: As above.
+        """
+        if url is not None:
+            return cls(url, folder.name, heartbeat)
+        storage = cls(file_url(folder), folder.name, heartbeat)
+        names = storage._names()
+        if len(names) == 1:
+            storage.name = names[0]
+        return storage
+
     # ------------------------------------------------------------------------------------------ the study
 
     def exists(self) -> bool:
         """Whether the storage has the study."""
-        with self._reachable():
-            return self.name in optuna.get_all_study_names(self._storage)
+        return self.name in self._names()
 
     def definition(self) -> Definition:
         """The study as the storage has it.
@@ -261,8 +281,7 @@ class Storage:
             RunError: If it has none.
         """
         if not self.exists():
-            with self._reachable():
-                names = ", ".join(optuna.get_all_study_names(self._storage)) or "none"
+            names = ", ".join(self._names()) or "none"
             raise RunError(f"{shown_url(self.url)} has no study '{self.name}'; it has {names}")
         with self._reachable():
             values = self._opened().user_attrs.get(_DEFINITION)
@@ -429,6 +448,10 @@ class Storage:
             self._storage.record_heartbeat(trial)  # first: what runs without one would never be found silent
             self._storage.set_trial_state_values(trial, TrialState.RUNNING)
             return Claim(cell, self._storage, trial, definition.compared.key)
+
+    def _names(self) -> list[str]:
+        with self._reachable():
+            return optuna.get_all_study_names(self._storage)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._opened().get_trials(deepcopy=False)
