@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -26,6 +27,8 @@ MODULES = [
     ("eca", {}),
     ("none", {}),
 ]
+
+OPTIONS = {"sge": {"groups": 4}, "se": {"reduction": 4}, "simam": {}}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -174,3 +177,72 @@ def test_another_activation_or_norm_in_a_block_is_used():
         torch.testing.assert_close(changed(x), expected, rtol=1e-5, atol=1e-5)
         with torch.no_grad():
             torch.testing.assert_close(changed(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("name", ["sge", "se"])
+def test_what_a_hook_on_the_last_convolution_keeps_is_not_written_over(name, cls):
+    block = with_attention(cls(16, 16 // cls.expansion), sgenet.create_attention(name, 16, **OPTIONS[name])).eval()
+    last, seen = (block.conv2 if cls is BasicBlock else block.conv3), []
+    x = drawn(2, 16, 6, 6)
+    with torch.no_grad():
+        plain = block(x)
+        last.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+        hooked = block(x)
+        ((came_in, kept),) = seen
+        torch.testing.assert_close(kept, F.conv2d(came_in, last.weight, padding=last.padding))
+    torch.testing.assert_close(hooked, plain)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["sge", "se", "simam"])
+def test_a_block_has_derivatives_along_a_direction(name, training, frozen):
+    torch.manual_seed(0)
+    block = with_attention(BasicBlock(16, 16), sgenet.create_attention(name, 16, **OPTIONS[name])).train(training)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    block.requires_grad_(not frozen)
+    x, direction = drawn(2, 16, 5, 6), drawn(2, 16, 5, 6, seed=1)
+    exact = copy.deepcopy(block).double().requires_grad_(False)
+    step = 1e-6
+    with ops.use_backend("reference"):
+        ends = [exact(x.double() + sign * step * direction.double()) for sign in (1, -1)]
+    slope = ((ends[0] - ends[1]) / (2 * step)).float()
+    if not training:  # torch's own batch norm refuses to move its statistics there
+        _, along = torch.func.jvp(block, (x,), (direction,))
+        torch.testing.assert_close(along.detach(), slope, rtol=1e-3, atol=1e-4)
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(block(forward_ad.make_dual(x, direction)))
+        torch.testing.assert_close(dual.tangent.detach(), slope, rtol=1e-3, atol=1e-4)
+
+
+def test_every_image_has_its_own_gradients():
+    torch.manual_seed(0)
+    network = sgenet.create_model("sge_resnet8_cifar", 5).eval()
+    parameters = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    images, labels = drawn(3, 3, 16, 16), torch.tensor([1, 0, 4])
+
+    def loss(values, image, label):
+        return F.cross_entropy(torch.func.functional_call(network, values, (image[None],)), label[None])
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, images, labels)
+    for index in range(3):
+        network.zero_grad()
+        F.cross_entropy(network(images[index : index + 1]), labels[index : index + 1]).backward()
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(found[name][index], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_norm", [False, True])
+@pytest.mark.parametrize(("name", "options"), MODULES)
+def test_under_autocast_gradients_do_not_change_the_dtype(name, options, with_norm):
+    attention, norm = parts(name, options).eval()
+    residual = drawn(2, 16, 5, 6, seed=1)
+    found = {}
+    for wanted in (False, True):
+        x = drawn(2, 16, 5, 6).bfloat16().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted), torch.autocast("cpu", torch.bfloat16):
+            found[wanted] = attention.join(x, residual, norm if with_norm else None)
+    assert found[False].dtype == found[True].dtype == torch.float32
+    torch.testing.assert_close(found[False], found[True].detach(), rtol=2e-2, atol=2e-2)

@@ -128,8 +128,11 @@ class SpatialGroupEnhance(Attention):
                     update_statistics(norm, mean, variance, x)
                 return y
             return spatial_group_enhance(x if norm is None else norm(x), *parameters)
-        folded = None if norm is None or self.scale != 1.0 else running_norm(norm, x)
+        folds = self.scale == 1.0 and x.dtype == residual.dtype
+        folded = running_norm(norm, x) if folds and norm is not None else None
         branch = x if norm is None or folded is not None else norm(x)
+        if branch.dtype != residual.dtype:  # under autocast the sum has the wider dtype, and needs a place of its own
+            return spatial_group_enhance(branch, *parameters)
         return spatial_group_enhance_(branch, *parameters, folded)
 
     def gate(self, x: Tensor) -> Tensor:

@@ -105,10 +105,13 @@ class SqueezeExcite(Attention):
             return scale_channels(branch, self.gate(branch).flatten(1), residual, relu=True)
         # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
         # And the kernels round a norm differently in the last bit; one that started as the identity keeps them all.
-        folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None
+        folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None and x.dtype == residual.dtype
         folded = running_norm(norm, x) if folds and norm is not None else None
         branch = x if norm is None or folded is not None else norm(x)
-        return scale_channels_(branch, self._excited(self._squeezed(branch, folded)).flatten(1), residual, True, folded)
+        gate = self._excited(self._squeezed(branch, folded)).flatten(1)
+        if branch.dtype != residual.dtype:  # under autocast the sum has the wider dtype, and needs a place of its own
+            return scale_channels(branch, gate, residual, relu=True)
+        return scale_channels_(branch, gate, residual, True, folded)
 
     def _squeezed(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """What the two layers are shown, in the shape of the gate: of x, or of what a norm makes of it."""

@@ -26,6 +26,7 @@ from sgenet.ops.registration import (
     or_empty,
     promoted,
     through_relu,
+    traced_plainly,
 )
 
 __all__ = ["batch_norm_spatial_group_enhance"]
@@ -84,8 +85,12 @@ def batch_norm_spatial_group_enhance(
     check_input(x, weight, bias, groups, residual)
     if (mean is None) != (variance is None):
         raise ConfigError("a norm keeps both its mean and its variance, or neither; only one of them is given")
+    parameters = (norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale)
+    if traced_plainly(x):
+        y, its_mean, its_variance = _plain(x, *parameters, residual, relu, mean, variance)
+        return y, its_mean.detach(), its_variance.detach()
     results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance.default(
-        x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu, mean, variance
+        x, *parameters, residual, relu, mean, variance
     )
     return results
 

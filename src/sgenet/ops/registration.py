@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sgenet.errors import ConfigError
 from sgenet.ops.backends import backend_for, backend_module
@@ -93,7 +94,8 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
     """Whether something is at work that must see plain torch in an operator's place.
 
     A compiler, where no kernel beats what it makes of plain torch. Exporters: what they write needs no sgenet where it
-    is loaded, and what converts it further knows no operator of ours. And the transforms of `torch.func`.
+    is loaded, and what converts it further knows no operator of ours. And what carries more than gradients through a
+    network: the transforms of `torch.func`, and forward-mode differentiation.
 
     Args:
         x: The input.
@@ -105,8 +107,9 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
     if torch.compiler.is_compiling():
         by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
-    # torch.onnx exports by torch.export, and its older way by torch.jit.
-    return torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch._C._is_tracing()  # torch.onnx exports by torch.export, and its older way by torch.jit
 
 
 def norm_of(

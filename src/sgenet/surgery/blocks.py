@@ -33,7 +33,7 @@ class BasicBlockWithAttention(tv_resnet.BasicBlock):
         """Shape (B, C, H, W) to (B, C', H / stride, W / stride)."""
         identity = x if self.downsample is None else self.downsample(x)
         branch = self.relu(self.bn1(self.conv1(x)))
-        return _join(self, self.conv2(branch), identity, self.bn2)
+        return _join(self, branch, identity, self.conv2, self.bn2)
 
 
 class BottleneckWithAttention(tv_resnet.Bottleneck):
@@ -46,15 +46,22 @@ class BottleneckWithAttention(tv_resnet.Bottleneck):
         identity = x if self.downsample is None else self.downsample(x)
         branch = self.relu(self.bn1(self.conv1(x)))
         branch = self.relu(self.bn2(self.conv2(branch)))
-        return _join(self, self.conv3(branch), identity, self.bn3)
+        return _join(self, branch, identity, self.conv3, self.bn3)
 
 
 def _join(
-    block: BasicBlockWithAttention | BottleneckWithAttention, branch: Tensor, identity: Tensor, norm: nn.Module
+    block: BasicBlockWithAttention | BottleneckWithAttention,
+    branch: Tensor,
+    identity: Tensor,
+    last: nn.Module,
+    norm: nn.Module,
 ) -> Tensor:
-    """The end of a block, behind its last convolution."""
+    """The end of a block, from its last convolution on."""
     attention, relu = block.attention, block.relu
-    if isinstance(attention, Attention) and type(relu) is nn.ReLU and not _watched(branch, norm, attention, relu):
+    branch = last(branch)
+    kept = bool(last._forward_hooks)  # by whoever wants to see it, and it must not be written over
+    watched = kept or _watched(branch, norm, attention, relu)
+    if isinstance(attention, Attention) and type(relu) is nn.ReLU and not watched:
         return attention.join(branch, identity, norm)
     return relu(attention(norm(branch)).add_(identity))  # type: ignore[no-any-return]
 
