@@ -183,6 +183,29 @@ def test_a_constant_map_has_the_gate_of_the_bias_and_finite_gradients(backend, l
 
 
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("depth", [1, 3, 8, 40])
+@pytest.mark.parametrize("factor", [0.37, 1.7, 1e3])
+def test_channels_that_are_constant_each_have_the_gate_of_the_bias(backend, layout, depth, factor):
+    values = torch.arange(1.0, 2 * depth + 1).mul(factor)[None, :, None, None].expand(2, -1, 7, 9)
+    x = values.contiguous(memory_format=layout).requires_grad_()
+    y = sgenet.spatial_group_enhance(x, torch.ones(2), torch.zeros(2), 2)
+    # Sums over many channels are rounded in more than one way, and what they differ by is divided by eps.
+    close((y / x).detach(), torch.full_like(x, 0.5), 1e-4)
+    y.backward(torch.ones_like(y))
+    assert x.grad.abs().max() < 1 + 1e-6 * depth * x.detach().max() ** 2 / 1e-5
+
+
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("mean", [1e3, 1e4])
+def test_a_large_mean_costs_no_digits(backend, layout, mean):
+    x = (drawn((2, 8, 9, 11)) + mean).contiguous(memory_format=layout)
+    weight, bias = drawn((2,)), drawn((2,), seed=1)
+    expected = enhanced(x.double(), weight.double(), bias.double(), 2)
+    # The mean itself is rounded, by which a difference from it is off.
+    close(sgenet.spatial_group_enhance(x, weight, bias, 2) / mean, expected / mean, 1e-7 * mean**0.5)
+
+
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_not_finite_stays_where_the_formula_leaves_it(backend, layout, value, dtype):
@@ -407,6 +430,128 @@ def test_what_does_not_fit_is_named():
         sgenet.spatial_group_enhance(x, two, two, 2, residual=x[:1])
     with pytest.raises(ConfigError, match=r"the gate has the shape \(2, 4\); a map .* takes one of \(2, 8\)"):
         ops.scale_channels(x, torch.zeros(2, 4))
+
+
+def test_what_lies_elsewhere_or_has_another_size_is_named():
+    x, two = torch.zeros(2, 8, 4, 4), torch.zeros(2)
+    nowhere = torch.zeros(2, device="meta")
+    with pytest.raises(ConfigError, match=r"weight is on meta and the map on cpu; bring both together with .to\(\)"):
+        sgenet.spatial_group_enhance(x, nowhere, two, 2)
+    with pytest.raises(ConfigError, match=r"the gate is on meta and the map on cpu"):
+        ops.scale_channels(x, torch.zeros(2, 8, device="meta"))
+    with pytest.raises(ConfigError, match=r"the residual is on meta and the map on cpu"):
+        sgenet.spatial_group_enhance(x, two, two, 2, residual=x.to("meta"))
+    with pytest.raises(ConfigError, match=r"takes floating-point input, not torch.int64"):
+        ops.scale_channels(torch.ones(2, 8, 4, 4, dtype=torch.int64), torch.zeros(2, 8))
+    one = torch.ones(1)
+    for overwrite in (
+        lambda norm: ops.scale_channels_(x, torch.ones(2, 8), norm=norm),
+        lambda norm: ops.spatial_group_enhance_(x, two, two, 2, norm=norm),
+    ):
+        with pytest.raises(ConfigError, match=r"the norm has a tensor of 1 values, and the map 8 channels"):
+            overwrite(Norm(one, one, None, None, 0.0))
+    with pytest.raises(ConfigError, match=r"the norm has a tensor of 1 values, and the map 8 channels"):
+        ops.batch_norm_spatial_group_enhance(x, one, None, 1e-5, two, two, 2)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU kernels are not built")
+def test_an_operator_that_is_called_directly_reads_nothing_that_is_not_there():
+    x, two = torch.ones(2, 8, 2, 2), torch.ones(2)
+    enhance, scale = torch.ops.sgenet.spatial_group_enhance, torch.ops.sgenet.scale_channels
+    for call in (
+        lambda: enhance(x, two, two, 0, 1e-5),
+        lambda: enhance(x, two, two, 3, 1e-5),
+        lambda: enhance(x, two, two, 4, 1e-5),
+        lambda: enhance(x, two, two, 2, 1e-5, 1.0, x[:1]),
+        lambda: scale(x, torch.ones(1, 2), None, False),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+
+
+def test_what_is_written_over_in_inference_mode_is_missed_by_a_gradient(backend):
+    two, weight = torch.ones(2), torch.ones(2, 8, 4, 4, requires_grad=True)
+    for overwrite in (
+        lambda z: ops.spatial_group_enhance_(z, two, two, 2),
+        lambda z: ops.scale_channels_(z, torch.ones(2, 8)),
+    ):
+        for mode in (torch.inference_mode, torch.no_grad):
+            kept = drawn((2, 8, 4, 4))
+            product, before = weight * kept, kept._version
+            with mode():
+                overwrite(kept)
+            assert kept._version == before + 1
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                product.sum().backward()
+
+
+def test_operators_that_are_called_directly_have_derivatives_along_a_direction(backend):
+    x, direction = drawn((2, 8, 4, 4)), drawn((2, 8, 4, 4), seed=1)
+    weight, bias, step = drawn((2,)), drawn((2,), seed=1), 1e-6
+    calls = {
+        "enhance": lambda x, *p: torch.ops.sgenet.spatial_group_enhance(x, *p, 2, 1e-5),
+        "scale": lambda x, w, b: torch.ops.sgenet.scale_channels(x, x.mean((2, 3)), None, False),
+        "norm": lambda x, *p: torch.ops.sgenet.batch_norm_spatial_group_enhance(x, None, None, 1e-5, *p, 2, 1e-5)[0],
+    }
+    for name, call in calls.items():
+        with ops.use_backend("reference"):
+            ends = [call(x.double() + s * step * direction.double(), weight.double(), bias.double()) for s in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step)
+        _, along = torch.func.jvp(lambda x, call=call: call(x, weight, bias), (x,), (direction,))
+        close(along, slope, 1e-3, name)
+
+
+def test_a_residual_alone_may_want_second_derivatives(backend):
+    x, residual = drawn((2, 8, 4, 4)), drawn((2, 8, 4, 4), seed=1).requires_grad_()
+    for y in (
+        sgenet.spatial_group_enhance(x, torch.ones(2), torch.ones(2), 2, residual=residual, relu=True),
+        ops.scale_channels(x, torch.ones(2, 8), residual, relu=True),
+    ):
+        (grad,) = torch.autograd.grad(y.sum(), residual, create_graph=True)
+        assert torch.equal(grad, (y > 0).float())
+
+
+def test_a_residual_that_shares_a_part_of_the_memory(backend):
+    buffer, two = drawn((3, 8, 4, 4)), torch.ones(2)
+    expected = sgenet.spatial_group_enhance(buffer[1:].clone(), two, two, 2, residual=buffer[:2].clone())
+    try:
+        ops.spatial_group_enhance_(buffer[1:], two, two, 2, residual=buffer[:2])
+    except RuntimeError:  # torch's own answer, by which nothing is wrong
+        return
+    close(buffer[1:], expected, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_norms_kept_statistics_may_be_of_another_dtype(backend, dtype):
+    x, two = drawn((2, 8, 4, 4)).requires_grad_(), torch.ones(2)
+    mean, variance = drawn((8,), dtype), drawn((8,), dtype, seed=1).square() + 0.5
+    found = []
+    for kept in ((mean, variance), (mean.float(), variance.float())):
+        y = ops.batch_norm_spatial_group_enhance(x, None, None, 1e-5, two, two, 2, mean=kept[0], variance=kept[1])[0]
+        found.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    for ours, expected in zip(*found, strict=True):
+        close(ours.detach(), expected.detach(), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_norm_in_half_precision_learns(backend, dtype):
+    if (backend, dtype) == ("cpu", torch.float16):
+        pytest.skip("kernels have no float16")
+    x, two = drawn((2, 8, 4, 4), dtype).requires_grad_(), torch.ones(2)
+    weight, bias = (torch.ones(8, dtype=dtype, requires_grad=True) for _ in range(2))
+    y = ops.batch_norm_spatial_group_enhance(x, weight, bias, 1e-5, two, two, 2)[0]
+    y.float().square().sum().backward()
+    for tensor in (x, weight, bias):
+        assert tensor.grad.dtype == dtype
+        assert tensor.grad.isfinite().all()
+
+
+def test_statistics_of_nothing_are_no_numbers(backend):
+    _, mean, variance = ops.batch_norm_spatial_group_enhance(
+        torch.empty(0, 8, 4, 4), None, None, 1e-5, torch.ones(2), torch.ones(2), 2
+    )
+    assert mean.isnan().all()
+    assert variance.isnan().all()
 
 
 def test_checkpointed_activations_give_the_same_gradients(backend):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sgenet.errors import ConfigError, did_you_mean
 
@@ -184,20 +185,27 @@ def _triton_missing(interpreted: bool) -> str | None:
 def _first_use(name: str, device: str) -> str | None:
     """Why a backend that compiles for the machine at hand is not to be trusted there; None where it computes right."""
     kernels, reference = backend_module(name), backend_module("reference")
-    settings = (8, 1e-5, 1.0)
     try:
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x, residual, grad = torch.randn(3, 2, 32, 5, 7, generator=torch.Generator().manual_seed(0)).to(device)
-            x = x.contiguous(memory_format=layout)
-            weight, bias = x[0, :8, 0, 0], x[0, 8:16, 0, 0]
-            y, *saved = kernels.forward(x, weight, bias, *settings, residual, True)
-            expected, *expected_saved = reference.forward(x, weight, bias, *settings, residual, True)
-            torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
-            dx = kernels.backward(grad, x, y, weight, bias, *saved, *settings, True, True)[0]
-            expected = reference.backward(grad, x, expected, weight, bias, *expected_saved, *settings, True, True)[0]
-            torch.testing.assert_close(dx, expected, rtol=1e-2, atol=1e-2)
+        with _disable_current_modes():  # an exporter's tensors have no contents to compare
+            for layout in (torch.contiguous_format, torch.channels_last):
+                _check_against(reference, kernels, torch.device(device), layout)
     except Exception as error:  # whatever a compiler that was not made for this GPU may raise
         reason = f"on this machine it fails its check ({' '.join(str(error).split())[:300]})"
         _log.warning("sgenet's backend '%s' is not used: %s; plain torch computes instead", name, reason)
         return reason
     return None
+
+
+def _check_against(reference: Any, kernels: Any, device: torch.device, layout: torch.memory_format) -> None:  # noqa: ANN401  # modules
+    settings = (8, 1e-5, 1.0)
+    numbers = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.randn(3, 2, 32, 5, 7, generator=numbers, device="cpu", dtype=torch.float32)
+    x, residual, grad = drawn.to(device)
+    x = x.contiguous(memory_format=layout)
+    weight, bias = x[0, :8, 0, 0], x[0, 8:16, 0, 0]
+    y, *saved = kernels.forward(x, weight, bias, *settings, residual, True)
+    expected, *expected_saved = reference.forward(x, weight, bias, *settings, residual, True)
+    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+    dx = kernels.backward(grad, x, y, weight, bias, *saved, *settings, True, True)[0]
+    expected = reference.backward(grad, x, expected, weight, bias, *expected_saved, *settings, True, True)[0]
+    torch.testing.assert_close(dx, expected, rtol=1e-2, atol=1e-2)

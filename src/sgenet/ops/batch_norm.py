@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
-from sgenet.ops.checks import check_input
+from sgenet.ops.checks import check_input, check_norm
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     differentiable,
@@ -83,6 +83,7 @@ def batch_norm_spatial_group_enhance(
         True
     """
     check_input(x, weight, bias, groups, residual)
+    check_norm(x, norm_weight, norm_bias, mean, variance)
     if (mean is None) != (variance is None):
         raise ConfigError("a norm keeps both its mean and its variance, or neither; only one of them is given")
     parameters = (norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale)
@@ -121,7 +122,10 @@ def _statistics(
     x: Tensor, mean: Tensor | None, variance: Tensor | None, moments: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Those of `x`, or copies of the given ones: an operator must not return its arguments."""
-    return moments(x) if mean is None or variance is None else (mean.detach().clone(), variance.detach().clone())
+    if mean is None or variance is None:
+        return moments(x)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return mean.detach().to(wide, copy=True), variance.detach().to(wide, copy=True)
 
 
 def _normed(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 
-__all__ = ["check_groups", "check_input", "check_residual"]
+__all__ = ["check_device", "check_groups", "check_input", "check_norm", "check_residual"]
 
 
 def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: Tensor | None) -> None:
@@ -33,6 +33,7 @@ def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: 
     for name, value in (("weight", weight), ("bias", bias)):
         if value.numel() != groups:
             raise ConfigError(f"{name} holds {value.numel()} values for {groups} groups; give one value a group")
+        check_device(x, value, name)
     if residual is not None:
         check_residual(x, residual)
 
@@ -51,8 +52,43 @@ def check_residual(x: Tensor, residual: Tensor) -> None:
         raise ConfigError(
             f"the residual has the shape {tuple(residual.shape)} and the map {tuple(x.shape)}; they must be equal"
         )
+    check_device(x, residual, "the residual")
     if residual.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ConfigError(f"the residual is {residual.dtype} and the map {x.dtype}; convert one with .to()")
+
+
+def check_device(x: Tensor, other: Tensor, name: str) -> None:
+    """Check that two tensors are in one memory.
+
+    Args:
+        x: The map.
+        other: What is to be combined with it.
+        name: Of the other, for the message.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    if other.device != x.device:
+        raise ConfigError(f"{name} is on {other.device} and the map on {x.device}; bring both together with .to()")
+
+
+def check_norm(x: Tensor, *values: Tensor | None) -> None:
+    """Check what describes a batch norm.
+
+    Args:
+        x: The map, (B, C, ...).
+        values: The norm's tensors, each of which holds C values; or None.
+
+    Raises:
+        ConfigError: If one is of another size, or on another device.
+    """
+    for value in values:
+        if value is not None:
+            if value.numel() != x.shape[1]:
+                raise ConfigError(
+                    f"the norm has a tensor of {value.numel()} values, and the map {x.shape[1]} channels; give one each"
+                )
+            check_device(x, value, "the norm")
 
 
 def check_groups(channels: int, groups: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from pathlib import Path
 from struct import Struct
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sgenet.errors import ConfigError, did_you_mean
+from sgenet.ops.checks import check_groups
 from sgenet.ops.cpu.build import LIBRARY
 from sgenet.ops.reference import Norm
 
@@ -112,13 +114,14 @@ def forward(
         each group, (B, G, 2) in float32.
     """
     x, channels_last = _dense(x)
-    residual = None if residual is None else _like(residual, x, channels_last)
+    residual = _beside(residual, x, channels_last)
     y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
     semantic = torch.empty(x.shape[:2], dtype=torch.float32) if saves else None
     statistics = torch.empty((x.shape[0], groups, 2), dtype=torch.float32) if saves else None
     if x.numel() == 0:
         return y if out is None else out, semantic, statistics
-    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale), _norm(norm)
+    channels = x.shape[1]
+    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale, channels), _norm(norm, channels)
     _call(
         "sgenet_enhance_forward",
         x.data_ptr(), _address(residual), y.data_ptr(), _address(semantic), _address(statistics), relu,
@@ -169,7 +172,8 @@ def backward(
     dx = torch.empty_like(x)
     masked = torch.empty_like(x) if has_residual and relu else None
     dweight, dbias = (torch.empty(groups, dtype=torch.float32) for _ in range(2))
-    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale), _norm(norm)
+    channels = x.shape[1]
+    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale, channels), _norm(norm, channels)
     _call(
         "sgenet_enhance_backward",
         upstream.data_ptr(), x.data_ptr(), _address(saved), semantic.data_ptr(), statistics.data_ptr(), dx.data_ptr(),
@@ -202,10 +206,11 @@ def scale_channels(
         A tensor of the shape, dtype and memory format of `x`.
     """
     x, channels_last = _dense(x)
-    residual = None if residual is None else _like(residual, x, channels_last)
+    residual = _beside(residual, x, channels_last)
     y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
     gate = _floats(gate)
-    front, _norm_kept = _norm(norm)
+    _check_count("the gate", gate, x.shape[0] * x.shape[1])
+    front, _norm_kept = _norm(norm, x.shape[1])
     _call(
         "sgenet_scale_forward",
         x.data_ptr(), _address(residual), y.data_ptr(), gate.data_ptr(), relu, *front, *_map(x, channels_last),
@@ -244,7 +249,8 @@ def scale_channels_backward(
     masked = torch.empty_like(x) if has_residual and relu else None
     dgate = torch.empty(x.shape[:2], dtype=torch.float32)
     gate = _floats(gate)
-    front, _norm_kept = _norm(norm)
+    _check_count("the gate", gate, x.shape[0] * x.shape[1])
+    front, _norm_kept = _norm(norm, x.shape[1])
     _call(
         "sgenet_scale_backward",
         upstream.data_ptr(), x.data_ptr(), _address(saved), gate.data_ptr(), dx.data_ptr(), _address(masked),
@@ -258,14 +264,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel over samples and positions, in one read of `x`.
 
     Args:
-        x: (B, C, H, W) in float32 or bfloat16, with at least one sample and position; copied where it is neither
-            contiguous nor channels_last.
+        x: (B, C, H, W) in float32 or bfloat16; copied where it is neither contiguous nor channels_last.
 
     Returns:
-        Two float32 tensors of C values.
+        Two float32 tensors of C values; nan where there is no position.
     """
     x, channels_last = _dense(x)
-    mean, variance = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
+    mean, variance = (torch.full(x.shape[1:2], math.nan, dtype=torch.float32) for _ in range(2))
     _call("sgenet_moments", x.data_ptr(), mean.data_ptr(), variance.data_ptr(), *_map(x, channels_last))
     return mean, variance
 
@@ -308,8 +313,21 @@ def _dense(x: Tensor) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
+def _beside(residual: Tensor | None, x: Tensor, channels_last: bool) -> Tensor | None:
+    """The residual in the dtype and layout of `x`; a copy where it shares but a part of its memory."""
+    if residual is None:
+        return None
+    residual = _like(residual, x, channels_last)
+    distance = abs(residual.data_ptr() - x.data_ptr())
+    return residual.clone() if 0 < distance < x.nbytes else residual
+
+
 def _like(other: Tensor, x: Tensor, channels_last: bool) -> Tensor:
     """`other` in the dtype and layout of `x`."""
+    if other.shape != x.shape:
+        raise ConfigError(
+            f"a map has the shape {tuple(other.shape)} beside one of {tuple(x.shape)}; give both the same"
+        )
     if other.dtype is x.dtype and other.stride() == x.stride():
         return other
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -330,15 +348,24 @@ def _readable(values: Tensor) -> Tensor:
 # The parts of records, and what must live until the kernel has run because they point to it.
 
 
+def _check_count(name: str, values: Tensor, count: int) -> None:
+    """The kernels read so many, whatever there is."""
+    if values.numel() != count:
+        raise ConfigError(f"{name} holds {values.numel()} values; give {count}")
+
+
 def _gate(
-    weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float
+    weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float, channels: int
 ) -> tuple[tuple[int, int, int, int, float, float], tuple[Tensor, Tensor]]:
+    check_groups(channels, groups)
+    _check_count("weight", weight, groups)
+    _check_count("bias", bias, groups)
     weight, bias = _readable(weight), _readable(bias)
     narrow = (weight.dtype is torch.bfloat16) | (bias.dtype is torch.bfloat16) << 1
     return (weight.data_ptr(), bias.data_ptr(), narrow, groups, eps, scale), (weight, bias)
 
 
-def _norm(norm: Norm | None) -> tuple[tuple[float, ...], list[Tensor]]:
+def _norm(norm: Norm | None, channels: int) -> tuple[tuple[float, ...], list[Tensor]]:
     if norm is None:
         return _NO_NORM, []
     places, kept, narrow = [], [], 0
@@ -346,6 +373,7 @@ def _norm(norm: Norm | None) -> tuple[tuple[float, ...], list[Tensor]]:
         if values is None:
             places.append(0)
         else:
+            _check_count("a tensor of the norm", values, channels)
             values = _readable(values)
             kept.append(values)
             places.append(values.data_ptr())

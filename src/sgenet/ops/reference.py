@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 
+_ROUNDINGS = 32
+"""Where deviations are below so many roundings of the mean they are from, they are rounding themselves."""
+
+
 class Norm(NamedTuple):
     """A batch norm with given statistics, C values each.
 
@@ -289,7 +293,7 @@ def norm_backward(
     Returns:
         The gradients of x, of the factor and of the summand.
     """
-    factor = torch.ones_like(mean) if weight is None else weight
+    factor = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
     inverse, all_three = (variance + eps).rsqrt(), [True, True, True]
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         grad, x, factor, mean, variance, mean, inverse, not kept, eps, all_three
@@ -342,8 +346,8 @@ class _GroupedView(NamedTuple):
         return values.sum(self.positions, keepdim=True)
 
     def similarity(self, semantic: Tensor) -> Tensor:
-        """G . (x_i - g); the mean over the positions of g . x_i is g . g."""
-        return self.over_channels(self.values * semantic) - self.over_channels(semantic.square())
+        """G . (x_i - g). Not g . x_i - g . g, which is the same: beside a large mean both are rounded to nothing."""
+        return self.over_channels((self.values - semantic) * semantic)
 
     def per_group(self, parameter: Tensor) -> Tensor:
         """One value a group, shaped to broadcast against `values`."""
@@ -386,7 +390,7 @@ def _masks(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: 
         # What rounding left of the mean: divided by a small deviation, it would be blown up to ±1 on a constant map.
         left = similarity.mean(view.positions, keepdim=True)
         similarity = similarity - left
-        deviation = _unbiased_deviation(similarity, view)
+        deviation = _unbiased_deviation(similarity, left, view)
         similarity = similarity / (deviation + eps)
     else:
         similarity = view.over_channels(view.values * semantic)
@@ -395,12 +399,12 @@ def _masks(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: 
     return _Masks(factor, semantic, left, deviation)
 
 
-def _unbiased_deviation(centred: Tensor, view: _GroupedView) -> Tensor:
-    """Standard deviation of values whose mean is 0; 0, with gradient 0, where there is no spread."""
+def _unbiased_deviation(centred: Tensor, left: Tensor, view: _GroupedView) -> Tensor:
+    """Standard deviation of values less their mean; 0, with gradient 0, where they differ by no more than rounding."""
     # sym_max keeps a symbolic size symbolic, so that an exported program takes 1x1 maps too.
     freedom = torch.sym_max(view.size - 1, 1)
     variance = view.over_positions(centred.square()).div(freedom)  # type: ignore[arg-type]
-    spread = variance > 0
+    spread = variance > _ROUNDINGS * torch.finfo(left.dtype).eps * left.square()
     # The root's slope at 0 is infinite, and infinity times the zero behind it would make the gradient NaN.
     return variance.where(spread, variance.new_ones(())).sqrt().where(spread, variance.new_zeros(()))
 

@@ -72,9 +72,10 @@ def operator(
     _library.impl(name, compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sgenet::{name}", shapes, lib=_library)
     if gradient is not None:
-        _library.impl(name, _with_gradient(name, gradient), "Autograd")  # type: ignore[no-untyped-call]
+        _library.impl(name, _with_gradient(name, gradient, plain), "Autograd")  # type: ignore[no-untyped-call]
     if overwrites:
         _library.impl(name, _without_gradient(name), "Autograd")  # type: ignore[no-untyped-call]
+        _library.impl(name, _counted(name), "ADInplaceOrView")  # type: ignore[no-untyped-call]
     if residual_at is not None:
         for key in _AUTOCAST_KEYS:
             _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
@@ -107,9 +108,12 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
     if torch.compiler.is_compiling():
         by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    return torch._C._is_tracing()  # torch.onnx exports by torch.export, and its older way by torch.jit
+    # torch.onnx exports by torch.export, and its older way by torch.jit.
+    return _more_than_gradients() or torch._C._is_tracing()
+
+
+def _more_than_gradients() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def norm_of(
@@ -157,6 +161,8 @@ def differentiable(y: Tensor, inputs: Sequence[Tensor | None], grad: Tensor) -> 
         The gradient of each input; None for those that want none.
     """
     wanted = [t for t in inputs if t is not None and t.requires_grad]
+    if not wanted:
+        return [None] * len(inputs)
     grads = iter(torch.autograd.grad(y, wanted, grad, create_graph=True, allow_unused=True))
     return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
 
@@ -177,10 +183,14 @@ def _wants_gradient(args: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
-def _with_gradient(name: str, gradient: type[torch.autograd.Function]) -> Callable[..., Any]:
+def _with_gradient(
+    name: str, gradient: type[torch.autograd.Function], plain: Callable[..., Any] | None
+) -> Callable[..., Any]:
     compute = _overload(name)
 
     def differentiate(*args: Any) -> Any:  # noqa: ANN401  # the operator's arguments
+        if plain is not None and _more_than_gradients():
+            return plain(*args)
         if _wants_gradient(args):
             return gradient.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
@@ -199,6 +209,18 @@ def _without_gradient(name: str) -> Callable[..., Any]:
                 f"torch.no_grad(), or take sgenet::{name.removesuffix('_')}"
             )
         with torch._C._AutoDispatchBelowAutograd():
+            compute(*args)
+
+    return overwrite
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    """The step at which torch notes that a tensor was written to, in inference mode too."""
+    compute = _overload(name)
+    excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+
+    def overwrite(*args: Any) -> None:  # noqa: ANN401
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
             compute(*args)
         torch.autograd.graph.increment_version(args[0])
 

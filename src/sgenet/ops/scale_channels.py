@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
-from sgenet.ops.checks import check_residual
+from sgenet.ops.checks import check_device, check_norm, check_residual
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
@@ -89,6 +89,7 @@ def scale_channels_(
         tensor([2., 3.])
     """
     _check(x, gate, residual)
+    check_norm(x, *(norm or ())[:4])
     arguments = (x, gate, residual, relu, *(norm or ()))
     if traced_plainly(x, compilers_fuse=True):
         return _plain(*arguments)
@@ -101,6 +102,9 @@ def _check(x: Tensor, gate: Tensor, residual: Tensor | None) -> None:
         raise ConfigError(
             f"the gate has the shape {tuple(gate.shape)}; a map of {tuple(x.shape)} takes one of {tuple(x.shape[:2])}"
         )
+    if not x.is_floating_point():
+        raise ConfigError(f"scale_channels takes floating-point input, not {x.dtype}; convert it with .float()")
+    check_device(x, gate, "the gate")
     if residual is not None:
         check_residual(x, residual)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sgenet.ops import reference
-from sgenet.ops.checks import check_input
+from sgenet.ops.checks import check_input, check_norm
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
@@ -130,6 +130,7 @@ def spatial_group_enhance_(
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     check_input(x, weight, bias, groups, residual)
+    check_norm(x, *(norm or ())[:4])
     arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(norm or ()))
     if traced_plainly(x):
         return _plain(*arguments)
