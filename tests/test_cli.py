@@ -126,6 +126,8 @@ def test_version_is_shown(capsys):
         (["eval", "run", "--crops", "3"], ["--crops", "3"]),
         (["predict", "no/such/run", "a.png"], ["no/such/run"]),
         (["recipes", "zzz"], ["zzz", "cifar"]),
+        (["train", "--model"], ["argument --model", "`sgenet train --help`"]),
+        (["detect", "train", "--detector"], ["argument --detector", "`sgenet detect train --help`"]),
         (["models", "zzz*"], ["zzz*"]),
     ],
 )
@@ -135,6 +137,21 @@ def test_a_mistake_is_answered_with_one_line(capsys, tmp_path, monkeypatch, word
     for part in parts:
         assert part in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["train", "--data", "shapes", "--config"], ["train", "--recipe"]])
+def test_a_file_that_holds_no_settings_is_answered_with_one_line(words, capsys, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    for name in ("image.png", "list.yaml"):
+        assert name in error_of(capsys, *words, str(tmp_path / name))
+
+
+def test_each_of_several_files_of_settings_is_looked_at(capsys, tmp_path):
+    (tmp_path / "fast.yaml").write_text("epochs: 1")
+    Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
+    files = ["--config", str(tmp_path / "image.png"), "--config", str(tmp_path / "fast.yaml")]
+    assert "image.png" in error_of(capsys, "train", "--data", "shapes", *files)
 
 
 def test_outputs_that_cannot_be_are_answered_with_one_line(capsys, tmp_path, run):
@@ -267,7 +284,7 @@ def test_a_missing_extra_is_named(capsys, monkeypatch):
     ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    assert "sgenet[train]" in error_of(capsys, "train", "--data", "shapes")
+    assert "pip install 'sgenet[train]'" in error_of(capsys, "train", "--data", "shapes")
 
 
 def test_models_and_recipes_are_listed(capsys):
@@ -324,6 +341,8 @@ def test_a_study_runs_on_other_data_by_another_recipe(asked):
         (["study", "run", "sge-init", "--epochs", "many"], "--epochs must be a whole number, not 'many'"),
         (["study", "run", "hosts"], "the study 'hosts' cannot be run yet"),
         (["study", "run", "sge-init", "--workers", "0"], "workers=0 must be above 0"),
+        (["study", "run", "sge-init", "--threads", "0"], "threads=0 must be above 0"),
+        (["study", "run", "sge-init", "--time", "nan"], "time=nan must be above 0"),
         (["study", "run", "sge-init", "--only", "sge"], "--only 'sge' must be FACTOR=LEVEL"),
         (["study", "run", "sge-groups", "--only", "groups=3"], "'groups' has no level '3'"),
         (["study", "run", "sge-init", "--storage", "mysql://x/y"], "sqlite:///FILE or postgresql://"),

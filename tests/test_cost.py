@@ -87,6 +87,77 @@ def test_views_are_free_and_broadcasts_are_read_once():
     assert cost.bytes_moved == 4 * (2 * 6 * 16 + 6)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.PixelShuffle(2),
+        nn.PixelUnshuffle(2),
+        nn.ChannelShuffle(2),
+        nn.ZeroPad2d(1),
+        nn.ReflectionPad2d(1),
+        nn.ReplicationPad2d(1),
+        nn.CircularPad2d(1),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="nearest-exact"),
+        nn.Unfold(2),
+    ],
+    ids=lambda layer: f"{type(layer).__name__}-{getattr(layer, 'mode', '')}",
+)
+def test_moving_elements_is_no_operation(layer):
+    cost = count(layer, (1, 4, 6, 6))
+    assert (cost.macs, cost.elementwise) == (0, 0)
+    assert cost.bytes_moved >= 4 * 2 * 4 * 36
+
+
+def test_writing_constants_is_no_operation():
+    class Written(nn.Module):
+        def forward(self, x):
+            y = torch.zeros_like(x)
+            y[:, 0] = x[:, 1]
+            y[:, torch.tensor([1], device=x.device)] = x[:, :1]
+            return y.new_ones(3), torch.full_like(x, 2.0), y
+
+    assert count(Written(), (2, 4, 6)).elementwise == 0
+
+
+def test_an_interpolation_that_mixes_is_one():
+    assert count(nn.Upsample(scale_factor=2, mode="bilinear"), (1, 2, 4, 4)).elementwise == 2 * 64
+
+
+def test_products_with_vectors_count_as_those_with_matrices():
+    class Vectors(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = nn.Parameter(torch.ones(8, 5))
+            self.bias = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            y = torch.mv(self.matrix, x[0]) + torch.addmv(self.bias, self.matrix, x[0])
+            return torch.dot(y, y)
+
+    cost = count(Vectors(), (1, 5))
+    assert (cost.macs, cost.elementwise) == (2 * 8 * 5 + 8, 8)
+
+    class Batches(nn.Module):
+        def forward(self, x):
+            return torch.addbmm(x[0, :, :1].expand(4, 7), x, x.new_empty(3, 5, 7))
+
+    assert count(Batches(), (3, 4, 5)).macs == 3 * 4 * 5 * 7
+
+
+def test_layers_called_with_keywords_count_as_others():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+        def forward(self, x):
+            return self.layer[1](input=self.layer[0](input=x))
+
+    named = Named()
+    assert count(named, (1, 3, 8, 8)) == count(named.layer, (1, 3, 8, 8))
+
+
 def test_bytes_follow_the_dtype():
     net = nn.Conv2d(3, 3, 1)
     assert count(net, (1, 3, 4, 4)).bytes_moved == 2 * count(net.half(), (1, 3, 4, 4)).bytes_moved
@@ -97,8 +168,8 @@ def test_sge_is_not_free_though_its_macs_are_zero():
     cost = count(sge, (1, 64, 7, 7))
     x = 64 * 49
     assert cost.macs == 0
-    # Mean, product, sum over channels and gating touch every element; the rest works on one value a group.
-    assert 4 * x <= cost.elementwise < 6 * x
+    # Mean, difference, product, sum over channels and gating touch every element; the rest works on one value a group.
+    assert 5 * x <= cost.elementwise < 7 * x
     assert cost.paper_operations == x
 
 
@@ -144,7 +215,7 @@ def test_a_shared_parameter_counts_once_and_a_constant_tensor_comes_along():
     assert (cost.parameters, cost.macs, cost.elementwise) == (16, 2 * 2 * 16, 8)
 
 
-@pytest.mark.parametrize("size", [(), (1, 3, 0, 8), (1, 4, 8, 8), (1, 3, 2, 2)])
+@pytest.mark.parametrize("size", [(), (1, 3, 0, 8), (1, 4, 8, 8), (1, 3, 2, 2), 224, "1388", (1, 3, 8.0, 8), None])
 def test_an_input_that_does_not_fit_is_one_clear_line(size):
     with pytest.raises(ConfigError, match=r"Sequential cannot be counted|must be positive") as caught:
         count(nn.Sequential(nn.Conv2d(3, 4, 3)), size)
@@ -158,3 +229,14 @@ def test_a_network_that_looks_at_values_is_refused():
 
     with pytest.raises(ConfigError, match="Looks cannot be counted"):
         count(Looks(), (1, 3))
+
+
+@pytest.mark.parametrize("error", [AssertionError, AttributeError("no foo"), IndexError, KeyError("x")])
+def test_whatever_a_network_raises_is_one_clear_line(error):
+    class Refuses(nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(ConfigError, match="Refuses cannot be counted with an input of") as caught:
+        count(Refuses(), (1, 3))
+    assert "\n" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections import OrderedDict
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -46,6 +47,21 @@ def images(size: int = 32, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def norms_of(model: nn.Module) -> int:
     return sum(isinstance(module, NORMS) for module in model.modules())
+
+
+def norms_run(model: nn.Module, x: Tensor | list[Tensor]) -> int:
+    """How many norms a forward pass calls; the parts of an optimized network still have what they no longer call."""
+    names: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda module, args, y, name=name: names.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS)
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return len(names)
 
 
 def assert_same(model: nn.Module, x: Tensor) -> nn.Module:
@@ -180,7 +196,7 @@ def test_detectors_are_optimized_in_parts():
     assert len(expected["scores"]) > 0
     for key, values in expected.items():
         torch.testing.assert_close(found[key], values, rtol=1e-8, atol=1e-8)
-    assert norms_of(optimized) == 0
+    assert norms_run(optimized, x) == 0 < norms_run(model, x)
     assert isinstance(optimized, torchvision.models.detection.FasterRCNN)
     assert [tuple(left) for left in optimization_report(optimized).left] == [
         ("", "its forward takes optional arguments")
@@ -271,7 +287,7 @@ def test_what_watches_a_module_goes_on_seeing_it():
     assert seen == []
     torch.testing.assert_close(optimized(images()), expected)
     torch.testing.assert_close(seen, kept)
-    assert norms_of(optimized) == 1
+    assert norms_run(optimized, images()) == 1
 
 
 class Undecided(nn.Module):
@@ -293,7 +309,8 @@ class Undecided(nn.Module):
 def test_the_parts_of_an_untraceable_network_are_optimized(sign):
     optimized = assert_same(as_trained(Undecided()), images().abs() * sign)
     report = optimization_report(optimized)
-    assert (report.norms, report.joins, norms_of(optimized)) == (3, 1, 0)
+    assert (report.norms, report.joins) == (3, 1)
+    assert norms_run(optimized, images().abs() * sign) == (0 if sign > 0 else 1)  # the stem's, called by itself
     assert [left.module for left in report.left] == [""]
     assert "torch.fx cannot trace it" in str(report)
 
@@ -311,8 +328,177 @@ class Twins(nn.Module):
         return self.first(x) - self.second(x) if x.sum() != 0 else x
 
 
-def test_a_layer_that_two_parts_share_is_left_to_both():
-    assert norms_of(assert_same(as_trained(Twins()), images(8))) == 2
+def test_a_layer_that_two_parts_share_has_a_copy_in_each():
+    assert norms_run(assert_same(as_trained(Twins()), images(8)), images(8)) == 0
+
+
+class Reaching(nn.Module):
+    """Calls its encoder in one way, with an optional argument, so that it cannot be traced."""
+
+    def __init__(self, way: str, encoder: nn.Module) -> None:
+        super().__init__()
+        self.way, self.encoder = way, encoder
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        e = self.encoder
+        if self.way == "forward":
+            return e(x)
+        if self.way == "skip in front of the norm":
+            skip = e.conv1(x)
+            return torch.cat([skip, e.relu(e.bn1(skip))], 1)
+        if self.way == "stages":
+            return e.layer2(e.layer1(e.maxpool(e.relu(e.bn1(e.conv1(x))))))
+        if self.way == "children":
+            for layer in list(e.children())[:-1]:
+                x = layer(x)
+            return x
+        if self.way == "inside blocks":
+            x = e.maxpool(e.conv1(x))
+            return torch.cat([y := e.layer1[0].conv1(x), e.layer1[0].bn1(y), e.layer1[0](x)], 1)
+        return getattr(e, self.way)(x)
+
+
+@pytest.mark.parametrize("way", ["forward", "skip in front of the norm", "stages", "children", "inside blocks"])
+def test_parts_may_be_called_in_any_way(way):
+    encoder = sgenet.add_attention(torchvision.models.resnet18(num_classes=5), "sge")
+    optimized = assert_same(as_trained(Reaching(way, encoder)), images(64))
+    report = optimization_report(optimized)
+    assert (report.norms, report.joins) == (20, 8)
+    if way in ("forward", "stages"):
+        assert norms_run(optimized, images(64)) == (0 if way == "forward" else 1)
+    assert isinstance(optimized.encoder, torchvision.models.ResNet)
+
+
+@pytest.mark.parametrize(
+    ("way", "encoder"),
+    [
+        ("features", lambda: torchvision.models.mobilenet_v2(num_classes=5)),
+        ("forward_features", lambda: timm.create_model("resnet18", num_classes=5)),
+    ],
+)
+def test_other_methods_of_parts_go_on_working(way, encoder):
+    optimized = assert_same(as_trained(Reaching(way, encoder())), images(64))
+    assert optimization_report(optimized).norms > 0
+
+
+def test_a_program_by_torch_fx_stays_as_a_part_and_is_traced_through_as_a_layer():
+    program = torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    report = optimization_report(assert_same(as_trained(Reaching("forward", program)), images(8)))
+    assert report.norms == 0
+    assert "encoder: it is a program of torch.fx" in str(report)
+    inside = nn.Sequential(copy.deepcopy(program), nn.ReLU())
+    assert optimization_report(assert_same(as_trained(Reaching("forward", inside)), images(8))).norms == 1
+
+
+@pytest.mark.parametrize("kind", ["untraced", "traced"])
+def test_optimized_parts_are_copied_moved_and_pickled(kind):
+    model = as_trained(sgenet.create_model("sge_resnet8_cifar", 10), torch.float32)
+    model = Reaching("forward", model) if kind == "untraced" else model
+    x = images(dtype=torch.float32)
+    optimized = sgenet.optimize(model)
+    file = io.BytesIO()
+    torch.save(optimized, file)
+    file.seek(0)
+    for copied in (copy.deepcopy(optimized), torch.load(file, weights_only=False)):
+        assert torch.equal(copied(x), optimized(x))
+        wide = copied.double()(x.double())
+        torch.testing.assert_close(wide.float(), optimized(x), rtol=1e-4, atol=1e-4)
+        assert wide.dtype == torch.float64
+    if kind == "untraced":
+        with pytest.raises(ConfigError, match="takes no other weights"):
+            optimized.load_state_dict(model.state_dict())
+        exported = torch.export.export(optimized, (x,))
+        torch.testing.assert_close(exported.module()(x), optimized(x))
+
+
+def test_a_method_of_a_network_that_became_a_program_says_where_to_call_it():
+    optimized = sgenet.optimize(timm.create_model("resnet18", num_classes=5))
+    for network in (optimized, copy.deepcopy(optimized)):
+        with pytest.raises(ConfigError, match="call forward_features of the network that it was made from"):
+            network.forward_features(images(64, torch.float32))
+
+
+class Asking(nn.Module):
+    """What a trace answers otherwise than a call, or would make a constant of."""
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor | OrderedDict[str, Tensor]:
+        if self.question == "keywords":
+            y = self.stem[1](input=self.stem[0](input=x))
+            return F.dropout(input=self.drop(input=y), p=0.5, training=False)
+        y = self.stem(x)
+        if self.question == "is_tensor":
+            return y / 255 if torch.is_tensor(x) else y
+        if self.question == "isinstance":
+            return y[0] if isinstance(x, list) else y / 255
+        if self.question == "a layer's result":
+            return y / 255 if isinstance(y, Tensor) and not isinstance(y, list | nn.Parameter) else y
+        if self.question == "random":
+            return y + torch.rand(1)
+        assert self.question == "ordered"
+        return OrderedDict(b=y, a=x)
+
+
+@pytest.mark.parametrize(
+    ("question", "traced"),
+    [("is_tensor", False), ("isinstance", False), ("a layer's result", True), ("keywords", True)],
+)
+def test_what_a_trace_cannot_answer_is_not_traced(question, traced):
+    optimized = assert_same(as_trained(Asking(question)), images(8))
+    report = optimization_report(optimized)
+    assert report.norms == 1
+    assert traced == (not report.left)
+    assert traced or "it asks for the type of its input" in str(report)
+
+
+def test_random_numbers_are_drawn_anew():
+    optimized = sgenet.optimize(Asking("random"))
+    assert not torch.equal(optimized(images(8, torch.float32)), optimized(images(8, torch.float32)))
+    assert "it draws random numbers" in str(optimization_report(optimized))
+
+
+def test_an_ordered_dict_stays_one():
+    model = as_trained(Asking("ordered"))
+    optimized = sgenet.optimize(model)
+    for network in (optimized, copy.deepcopy(optimized)):
+        y = network(images(8))
+        assert type(y) is OrderedDict
+        assert list(y) == ["b", "a"]
+        torch.testing.assert_close(y, model(images(8)))
+    assert optimization_report(optimized).left == []
+
+
+@pytest.mark.parametrize("change", ["weight norm", "pruning"])
+def test_weights_that_hooks_compute(change):
+    first, second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+    if change == "weight norm":
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            torch.nn.utils.weight_norm(first)
+    else:
+        prune.l1_unstructured(first, "weight", 0.3)
+    model = nn.Sequential(first, nn.BatchNorm2d(8), second, nn.BatchNorm2d(8))
+    expected = as_trained(model)(images(8))
+    assert not first.weight.is_leaf
+    optimized = sgenet.optimize(model)
+    torch.testing.assert_close(optimized(images(8)), expected, rtol=1e-10, atol=1e-10)
+    report = optimization_report(assert_same(model, images(8)))
+    assert report.norms == 1
+    assert [left.module for left in report.left] == ["1"]
+
+
+class Uncopyable(nn.Conv2d):
+    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
+        raise RuntimeError("there is only one of me")
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    with pytest.raises(ConfigError, match=r"cannot copy this network \(there is only one of me\); take out"):
+        sgenet.optimize(nn.Sequential(Uncopyable(3, 8, 1), nn.BatchNorm2d(8)))
 
 
 class Spread(nn.Module):

@@ -115,6 +115,12 @@ def test_every_public_name_resolves_and_is_listed():
         _ = sgenet.SpatialGroupEnhanse
 
 
+@pytest.mark.parametrize("name", ["errors", "detection", "doctor"])
+def test_rooms_are_reached_without_an_import_of_their_own(name):
+    done = run_python(f"import sgenet; print('{name}' in dir(sgenet), sgenet.{name}.__name__)")
+    assert done.stdout.split() == ["True", f"sgenet.{name}"], done.stderr
+
+
 def test_a_type_checker_sees_the_names_that_exist_at_run_time():
     seen = {name.rpartition(".")[2] for name in imports(MODULES["sgenet"]) if name.startswith("sgenet.")}
     assert seen | {"__version__"} == set(sgenet.__all__)

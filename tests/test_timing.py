@@ -106,7 +106,7 @@ def test_fewer_than_five_pairs_are_measured_where_they_are_asked_for(clock):
     assert ratios["b"].pairs == 2
 
 
-@pytest.mark.parametrize("budget", [4.0, 12.0, math.inf])
+@pytest.mark.parametrize("budget", [0.0, 4.0, 12.0, math.inf])
 def test_progress_grows_to_the_end(clock, budget):
     shares = []
     steps = {"b": clock.step("b", 1.0)}
@@ -161,6 +161,11 @@ def test_networks_run_in_the_mode_that_is_timed(mode):
 
     latency_ratio({"a": Noted()}, torch.ones(2), baseline="a", pairs=2, warmup=1, mode=mode)
     assert seen == {(True, True) if mode == "train" else (False, False)}
+
+
+def test_a_mode_that_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match="mode='training' is not known; choose infer or train"):
+        latency_ratio({"a": nn.Identity()}, torch.ones(2), baseline="a", mode="training")
 
 
 def test_a_baseline_that_is_not_there_is_refused():

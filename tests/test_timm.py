@@ -6,6 +6,7 @@ import sys
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
 
 import sgenet
 import sgenet.timm
@@ -96,6 +97,55 @@ def test_dropout_of_a_cifar_network_is_before_its_classifier():
     features = model(torch.randn(2, 3, 32, 32))
     assert 0.2 < (features == 0).float().mean() < 0.8
     assert (model.eval()(torch.randn(2, 3, 32, 32)) == 0).float().mean() < 0.2
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if "cifar" in name])
+def test_the_maps_of_a_cifar_network_are_its_features(name):
+    model = timm.create_model(name, num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    last, maps = model.forward_intermediates(images)
+    assert torch.equal(last, model.forward_features(images))
+    assert torch.equal(maps[-1], last)
+    assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+    assert [32 // m.shape[-1] for m in maps] == [info["reduction"] for info in model.feature_info]
+    some = model.forward_intermediates(images, indices=[1, -1], intermediates_only=True)
+    assert all(torch.equal(a, maps[i]) for a, i in zip(some, (1, 3), strict=True))
+    stopped, two = model.forward_intermediates(images, indices=(0, 1), stop_early=True)
+    assert torch.equal(stopped, maps[1])
+    assert len(two) == 2
+    assert len(model.forward_intermediates(images, indices=3, intermediates_only=True)) == 3
+    with pytest.raises(ValueError, match="output_fmt='NHWC' is not possible"):
+        model.forward_intermediates(images, output_fmt="NHWC")
+    getter = timm.create_model(name, features_only=True, feature_cls="getter", out_indices=(1, 3))
+    assert [m.shape[1] for m in getter(images)] == getter.feature_info.channels() == [maps[i].shape[1] for i in (1, 3)]
+
+
+def test_gradients_of_a_cifar_network_are_the_same_with_less_kept():
+    kept = timm.create_model("sge_resnet20_cifar", num_classes=5)
+    checkpointed = timm.create_model("sge_resnet20_cifar", num_classes=5)
+    checkpointed.load_state_dict(kept.state_dict())
+    checkpointed.set_grad_checkpointing()
+    images, runs = torch.randn(4, 3, 32, 32), []
+    checkpointed.layer2[1].register_forward_hook(lambda *_: runs.append(1))
+    for model in (kept, checkpointed):
+        model(images).square().sum().backward()
+    assert len(runs) == 2, "the block is run again in the backward pass"
+    for (name, own), other in zip(kept.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, own.grad, msg=name)
+    checkpointed.set_grad_checkpointing(False)
+    checkpointed(images).sum().backward()
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize(("coarse", "layers"), [(True, 1 + 3 + 1), (False, 1 + 9 + 1)])
+@pytest.mark.parametrize("name", ["sge_resnet20_cifar", "bam_resnet20_cifar"])
+def test_the_parameters_of_a_cifar_network_are_sorted_by_depth(name, coarse, layers):
+    model = timm.create_model(name, num_classes=5)
+    layer = group_parameters(model, model.group_matcher(coarse), reverse=True)
+    assert set(layer) == {name for name, _ in model.named_parameters()}
+    assert list(layer.values()) == sorted(layer.values()), "as the network runs"
+    assert layer["conv1.weight"] == layer["bn1.bias"] == 0
+    assert layer["fc.weight"] == layers - 1 == max(layer.values())
 
 
 def test_options_of_timms_resnets_and_of_the_module():

@@ -15,7 +15,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +95,10 @@ def count(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> Cos
         >>> cost.parameters, cost.macs, cost.elementwise, cost.paper_operations
         (224, 13824, 512, 14848)
     """
-    if not input_size or any(n < 1 for n in input_size):
-        raise ConfigError(f"input_size={tuple(input_size)} must be positive, batch first, e.g. (1, 3, 224, 224)")
+    if not _is_shape(input_size):
+        raise ConfigError(
+            f"input_size={input_size!r} must be positive whole numbers, batch first, e.g. (1, 3, 224, 224)"
+        )
     parameters = sum(p.numel() for p in model.parameters())
     twin = _without_contents(model).eval()
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
@@ -103,7 +106,7 @@ def count(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> Cos
     try:
         with torch.no_grad(), _OperationCounter() as operations:
             twin(torch.empty(tuple(input_size), dtype=dtype, device="meta"))
-    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+    except Exception as error:  # whatever a network may raise that does not take such an input
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"{type(model).__name__} cannot be counted with an input of {tuple(input_size)}: {reason}"
@@ -116,6 +119,12 @@ def count(model: nn.Module, input_size: Sequence[int] = (1, 3, 224, 224)) -> Cos
         bytes_moved=operations.bytes_moved,
         paper_operations=by_layer.operations,
     )
+
+
+def _is_shape(size: object) -> bool:
+    if not isinstance(size, Sequence) or len(size) == 0:
+        return False
+    return all(isinstance(n, SupportsIndex) and index(n) >= 1 for n in size)
 
 
 def _without_contents(model: nn.Module) -> nn.Module:
@@ -139,23 +148,63 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
                 yield value
 
 
-# Operations that move elements and compute nothing, and those that only ask for memory.
+# Operations that move elements or write constants and compute nothing, and those that only ask for memory.
 _MOVES = {
     _aten._to_copy,
+    _aten._upsample_nearest_exact1d,
+    _aten._upsample_nearest_exact2d,
+    _aten._upsample_nearest_exact3d,
+    _aten.block_diag,
     _aten.cat,
+    _aten.channel_shuffle,
     _aten.clone,
     _aten.constant_pad_nd,
     _aten.copy_,
     _aten.embedding,
+    _aten.fill_,
     _aten.flip,
+    _aten.full,
+    _aten.full_like,
     _aten.gather,
+    _aten.im2col,
     _aten.index,
+    _aten.index_put,
+    _aten.index_put_,
     _aten.index_select,
+    _aten.max_unpool2d,
+    _aten.max_unpool3d,
+    _aten.narrow_copy,
+    _aten.native_channel_shuffle,
+    _aten.new_full,
+    _aten.new_ones,
+    _aten.new_zeros,
+    _aten.ones,
+    _aten.ones_like,
+    _aten.pixel_shuffle,
+    _aten.pixel_unshuffle,
+    _aten.reflection_pad1d,
+    _aten.reflection_pad2d,
+    _aten.reflection_pad3d,
     _aten.repeat,
+    _aten.replication_pad1d,
+    _aten.replication_pad2d,
+    _aten.replication_pad3d,
     _aten.roll,
+    _aten.rot90,
+    _aten.scatter,
+    _aten.scatter_,
     _aten.stack,
+    _aten.upsample_nearest1d,
+    _aten.upsample_nearest2d,
+    _aten.upsample_nearest3d,
+    _aten.zero_,
+    _aten.zeros,
+    _aten.zeros_like,
 }
 _FREE = {_aten._unsafe_view, _aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty}
+
+# Matrix products that torch's own table of operations lacks; the factors are their last two positional arguments.
+_PRODUCTS = {_aten.addbmm, _aten.addmv, _aten.dot, _aten.mv, _aten.vdot}
 
 # Operations on each element where that is not one. Group and layer norm: mean 1, squared deviation 2, then
 # scaling and shifting twice, by the statistics and by the parameters, which one pass can join to 2.
@@ -203,9 +252,16 @@ class _OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes_moved += sum(_distinct(t) * t.element_size() for t in read + written)
         if packet in flop_registry:
             self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        elif packet in _PRODUCTS:
+            self.macs += _product_macs(*args[-2:])
         elif packet not in _MOVES and written:
             self.elementwise += max(t.numel() for t in read + written) * _PER_ELEMENT.get(packet, 1)
         return out
+
+
+def _product_macs(left: Tensor, right: Tensor) -> int:
+    """Each element of the left factor meets one element of every column of the right one."""
+    return left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
 
 
 def _distinct(tensor: Tensor) -> int:
@@ -224,12 +280,13 @@ class _PaperCounter:
         for module in model.modules():
             for kinds, rule in _PAPER_RULES:
                 if isinstance(module, kinds):
-                    module.register_forward_hook(self._hook(rule))
+                    module.register_forward_hook(self._hook(rule), with_kwargs=True)
                     break
 
-    def _hook(self, rule: Callable[[Any, Tensor, Tensor], int]) -> Callable[[nn.Module, Any, Any], None]:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.operations += rule(module, inputs[0], output)
+    def _hook(self, rule: Callable[[Any, Tensor, Tensor], int]) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def add(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            x, *_ = (*args, *kwargs.values())
+            self.operations += rule(module, x, output)
 
         return add
 

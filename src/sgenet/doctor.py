@@ -11,7 +11,7 @@ from importlib import metadata
 import torch
 
 import sgenet
-from sgenet.extras import EXTRAS
+from sgenet.extras import EXTRAS, modules_of
 from sgenet.ops.backends import BACKENDS, VARIABLE, availability, backend_for
 
 __all__ = ["diagnose"]
@@ -36,13 +36,20 @@ def diagnose() -> list[tuple[str, str]]:
         ("sgenet", sgenet.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} CPU threads"),
-        ("torchvision", metadata.version("torchvision")),
+        ("torchvision", _torchvision()),
         *_devices(),
         *[(f"backend {name}", _backend(name, reason)) for name, reason in availability().items()],
         *_chosen(),
         ("torch.compile", _compiler()),
-        *[(f"extra {name}", _extra(name, modules)) for name, modules in EXTRAS.items()],
+        *[(f"extra {name}", _extra(name)) for name in EXTRAS],
     ]
+
+
+def _torchvision() -> str:
+    try:
+        return metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return "missing: attention modules work without it, named networks and data do not"
 
 
 def _devices() -> list[tuple[str, str]]:
@@ -72,11 +79,21 @@ def _by_dtype(device: str) -> str:
 
 
 def _compiler() -> str:
-    asked = os.environ.get("CXX")
-    found = next((path for c in (asked, "g++", "c++", "clang++") if c and (path := shutil.which(c))), None)
-    return f"yes: {found}" if found else "no: on a CPU it needs a C++ compiler, and there is none; install g++"
+    """Asked of inductor itself, which promises no such question; importing it takes a while."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        found = get_cpp_compiler()
+    except ImportError:
+        return "unknown: this torch does not say which C++ compiler it takes"
+    except (RuntimeError, OSError):
+        asked = os.environ.get("CXX")
+        return "no: on a CPU it needs a C++ compiler, and " + (
+            f"CXX={asked} does not run; correct or unset it" if asked else "there is none; install g++"
+        )
+    return f"yes: {shutil.which(found) or found}"
 
 
-def _extra(name: str, modules: tuple[str, ...]) -> str:
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+def _extra(name: str) -> str:
+    missing = [module for module in modules_of(name) if importlib.util.find_spec(module) is None]
     return "yes" if not missing else f"no: {', '.join(missing)} missing; pip install 'sgenet[{name}]'"

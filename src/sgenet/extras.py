@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EXTRAS", "extra_of"]
+__all__ = ["EXTRAS", "extra_of", "modules_of"]
 
 EXTRAS = {
     "train": ("pytorch_lightning", "rich", "tensorboard", "timm"),
@@ -10,7 +10,26 @@ EXTRAS = {
     "study": ("jinja2", "markupsafe", "matplotlib", "optuna", "psycopg", "scipy", "sqlalchemy"),
     "export": ("onnx", "onnxscript"),
 }
-"""Each extra with what it brings itself; those that build on another bring that, too."""
+"""Each extra with what it brings itself."""
+
+_BUILT_ON = {"detect": "train", "study": "train"}
+
+
+def modules_of(extra: str) -> tuple[str, ...]:
+    """All that an extra brings, with what the one brings that it builds on.
+
+    Args:
+        extra: A name of `EXTRAS`.
+
+    Returns:
+        Names of modules.
+
+    Examples:
+        >>> modules_of("detect")
+        ('pytorch_lightning', 'rich', 'tensorboard', 'timm', 'faster_coco_eval')
+    """
+    below = modules_of(_BUILT_ON[extra]) if extra in _BUILT_ON else ()
+    return (*below, *EXTRAS[extra])
 
 
 def extra_of(module: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ class NamedFiles:
         if name_or_path in self.names():
             return self.folder / f"{name_or_path}.yaml"
         path = Path(name_or_path)
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name may be longer than a file's can be
+            if path.is_file():
+                return path
         hint = did_you_mean(name_or_path, self.names()) or f" There are {', '.join(self.names())}."
         raise UnknownNameError(f"there is no {self.kind} and no file '{name_or_path}'.{hint}")
 
@@ -76,7 +78,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # PyYAML lets through what int(), date() and others raise, and its own recursion's end
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path} must hold lines of `setting: value`, not {type(values).__name__}")

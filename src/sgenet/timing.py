@@ -99,7 +99,7 @@ def compare_latency(
             clocks[which].measure()
             if progress is not None:
                 rounds = number + place / len(clocks)
-                spent = min((perf_counter() - start) / budget_seconds, rounds / least)
+                spent = min((perf_counter() - start) / max(budget_seconds, _SHORTEST), rounds / least)
                 progress(min(1.0, max(rounds / pairs, spent)))
     baseline, *others = (clock.seconds for clock in clocks)
     return {name: _ratio(own, baseline) for name, own in zip(steps, others, strict=True)}
@@ -174,7 +174,7 @@ def latency_ratio(
         For each name of `models` its ratio to the baseline; under `baseline` itself, that of a copy of it: the noise.
 
     Raises:
-        ConfigError: If `baseline` is none of the names, or `pairs` or `warmup` is too small.
+        ConfigError: If `baseline` is none of the names, `mode` is neither, or `pairs` or `warmup` is too small.
 
     Examples:
         >>> nets = {"plain": nn.Conv2d(3, 4, 1), "double": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))}
@@ -184,6 +184,8 @@ def latency_ratio(
     """
     if baseline not in models:
         raise ConfigError(f"baseline='{baseline}' is none of the networks: {', '.join(models)}")
+    if mode not in ("infer", "train"):
+        raise ConfigError(f"mode='{mode}' is not known; choose infer or train")
     run: Callable[[nn.Module, Tensor], object] = training_step if mode == "train" else inference_step
 
     def step(model: nn.Module) -> Callable[[], object]:

@@ -1,21 +1,24 @@
 """Our networks by timm's own names: after `import sgenet.timm`, `timm.create_model("sge_resnet50")` builds one.
 
 The networks are timm's ResNets and ResNeXts with attention put into them, and take what timm's take: `features_only`,
-`out_indices`, `in_chans`, `num_classes=0`, `global_pool`, `drop_path_rate` and so on. Each name is also a function of
+`out_indices`, `in_chans`, `num_classes=0`, `global_pool`, `drop_path_rate` and so on. Those for CIFAR, which timm has
+not, take the options of `CifarResNetForTimm`, and `features_only` and `out_indices`. Each name is also a function of
 this module. A name that timm has already stays timm's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers.classifier import create_classifier
-from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, is_model, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from sgenet.errors import ConfigError
 from sgenet.models import list_models
 from sgenet.models.networks import add_named, split_name
 from sgenet.models.resnet_cifar import CifarResNet
@@ -61,6 +64,7 @@ class CifarResNetForTimm(CifarResNet):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.num_features = self.head_hidden_size = self.widths[-1]
         self.drop_rate = drop_rate
+        self.grad_checkpointing = False
         stages = zip(("relu", "layer1", "layer2", "layer3"), (16, *self.widths), (1, 1, 2, 4), strict=True)
         self.feature_info = [
             {"num_chs": channels, "reduction": stem_stride * reduction, "module": module}
@@ -71,8 +75,53 @@ class CifarResNetForTimm(CifarResNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map: (B, num_features, H / 4, W / 4)."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.layer3(self.layer2(self.layer1(x)))  # type: ignore[no-any-return]
+        for index in range(4):
+            x = self._step(index, x)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of the stem and of the three stages, as `feature_info` lists them.
+
+        Args:
+            x: Images.
+            indices: Which maps: the last so many, or those with these indices; None for all four.
+            norm: Part of timm's signature; there is no norm after the last stage.
+            stop_early: Leave out the stages behind the last map that is asked for.
+            output_fmt: "NCHW".
+            intermediates_only: Return no more than the maps.
+
+        Returns:
+            The last map that was computed and the maps, or these alone.
+
+        Raises:
+            ConfigError: If `output_fmt` is another.
+        """
+        del norm
+        if output_fmt != "NCHW":
+            raise ConfigError(f"output_fmt='{output_fmt}' is not possible for a convolutional network; use 'NCHW'")
+        some = indices if indices is None or isinstance(indices, int) else list(indices)
+        taken, last = feature_take_indices(4, some)
+        maps = []
+        for index in range(last + 1 if stop_early else 4):
+            x = self._step(index, x)
+            if index in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def _step(self, index: int, x: Tensor) -> Tensor:
+        """The stem, which is 0, or a stage."""
+        if index == 0:
+            return self.relu(self.bn1(self.conv1(x)))  # type: ignore[no-any-return]
+        stage = getattr(self, f"layer{index}")
+        return checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, or the pooled features, of the last map."""
@@ -82,6 +131,14 @@ class CifarResNetForTimm(CifarResNet):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute what is within a block again in the backward pass, instead of keeping it."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns that sort parameters by depth: of stages, or of blocks."""
+        return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """The classifier, or its name."""

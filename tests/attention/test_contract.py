@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sgenet
 from sgenet.attention import Attention
+from sgenet.errors import ConfigError
 
 
 class Case(NamedTuple):
@@ -319,6 +320,39 @@ def test_the_factor_of_the_identity_travels_with_the_state_dict(case):
         assert other.blend is None
 
 
+def test_a_state_dict_can_stand_for_the_parameters_in_a_functional_call(case):
+    module, x = create(case).eval(), sample(2, case.channels, 5, 5)
+    module.start_as_identity()
+    state = module.state_dict()
+    y = torch.func.functional_call(module, {name: tensor.clone() for name, tensor in state.items()}, (x,))
+    assert torch.equal(y, x)
+    assert list(module.state_dict()) == list(state)
+
+
+def test_a_state_dict_of_the_meta_device_keeps_the_factor_of_the_identity(case):
+    started = create(case)
+    started.start_as_identity()
+    with torch.device("meta"):
+        module = create(case)
+        module.start_as_identity()
+        state = module.state_dict()
+    other = create(case)
+    other.load_state_dict(state, assign=True)
+    assert other.scale == started.scale
+    other.load_state_dict({name: tensor.to("meta") for name, tensor in state.items()}, assign=True)
+    assert other.scale == started.scale
+
+
+@with_modes
+def test_asking_for_the_gate_counts_the_batch_as_a_forward_pass_does(case, training):
+    module = create_random(case).train(training)
+    twin, x = copy.deepcopy(module), sample(3, case.channels, 6, 6)
+    module(x)
+    twin.gate(x)
+    for own, other in zip(module.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(own, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(case, dtype):
     module, x = create_random(case), sample(2, case.channels, 6, 6)
@@ -404,4 +438,12 @@ def test_input_that_does_not_fit_is_refused(case, axes, channels):
     rule = "height, width" if case.axes == (2,) else "1 to 3 spatial axes"
     for call in (module, module.gate):
         with pytest.raises(ValueError, match=rf"takes \(batch, 32, {rule}\), not a tensor of shape"):
+            call(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_a_map_of_whole_numbers_is_refused(case, dtype):
+    module, bad = create_random(case), torch.ones(2, case.channels, 4, 4, dtype=dtype)
+    for call in (module, module.gate):
+        with pytest.raises(ConfigError, match=rf"takes floating-point input, not {dtype}; convert it with .float\(\)"):
             call(bad)

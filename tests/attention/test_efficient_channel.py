@@ -51,3 +51,9 @@ def test_a_kernel_without_a_middle_is_refused(size):
 def test_gamma_must_be_positive(gamma):
     with pytest.raises(ConfigError, match="must be positive"):
         sgenet.EfficientChannelAttention(64, gamma=gamma)
+
+
+@pytest.mark.parametrize("beta", [float("nan"), float("inf")])
+def test_beta_must_be_finite(beta):
+    with pytest.raises(ConfigError, match=f"beta={beta} must be finite"):
+        sgenet.EfficientChannelAttention(64, beta=beta)

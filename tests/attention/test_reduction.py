@@ -19,6 +19,10 @@ def test_a_fitted_reduction_is_the_asked_one_or_leaves_four_units(channels, redu
         assert fitted["reduction"] <= reduction
 
 
+def test_what_is_no_number_is_not_fitted():
+    assert fit_reduction(64, {"reduction": "x"}) == {"reduction": "x"}
+
+
 @pytest.mark.parametrize("reduction", [0, -3])
 def test_a_reduction_below_one_is_refused_and_not_fitted(reduction):
     assert fit_reduction(64, {"reduction": reduction}) == {"reduction": reduction}

@@ -104,6 +104,20 @@ def test_without_rich_a_terminal_shows_plain_text(monkeypatch):
     assert stream.getvalue().endswith("\033[K")
 
 
+def test_without_rich_the_line_is_taken_back_where_an_error_ends_the_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    stream = Terminal()
+
+    def fail():
+        with shown_progress(stream) as show:
+            show("measuring", 0.5)
+            raise ConfigError("too large")
+
+    with pytest.raises(ConfigError, match="too large"):
+        fail()
+    assert stream.getvalue().endswith("\033[K")
+
+
 def test_progress_is_for_terminals():
     quiet, terminal = io.StringIO(), Terminal()
     for stream in (quiet, terminal):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 import sgenet
-from sgenet.errors import CheckpointError
-from sgenet.models import checkpoint_folder, load_weights, read_metadata
+from sgenet.errors import CheckpointError, ConfigError
+from sgenet.models import checkpoint_folder, describe, load_weights, read_metadata
 
 
 class Custom(nn.Module):
@@ -74,6 +75,74 @@ def test_saving_replaces_the_file_as_a_whole_and_leaves_nothing_else(tmp_path, m
         sgenet.save(sgenet.create_model("resnet20_cifar", 6), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["net.safetensors"]  # noqa: PTH208  # names only
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: nn.DataParallel(torch.compile(model))])
+def test_of_a_wrapped_network_the_one_within_is_saved(tmp_path, wrap):
+    model = sgenet.create_model("sge_resnet8_cifar", 6).eval()
+    path = sgenet.save(wrap(model), tmp_path / "net.safetensors")
+    assert read_metadata(path)["network"] == json.loads(json.dumps(describe(model)))
+    assert torch.equal(sgenet.load(path)(IMAGES), model(IMAGES))
+
+
+def test_a_folder_that_is_not_there_is_made(tmp_path):
+    path = sgenet.save(sgenet.create_model("resnet8_cifar", 6), tmp_path / "new" / "deep" / "net.safetensors")
+    assert sgenet.load(path).fc.out_features == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", {"norm_layer": nn.BatchNorm2d}, r"options\.norm_layer=<class 'torch\.nn\..*BatchNorm2d'>"),
+        (
+            "timm:resnet18",
+            {"block_args": {"attn_layer": sgenet.SimAM}},
+            r"options\.block_args\.attn_layer=<class .*SimAM",
+        ),
+    ],
+)
+def test_an_option_that_no_file_holds_is_named_and_has_a_way_out(tmp_path, name, options, message):
+    model = sgenet.create_model(name, 6, **options)
+    with pytest.raises(ConfigError, match=rf"{message}.* or build the network without create_model"):
+        sgenet.save(model, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_such_an_option_is_loaded_into_its_host(tmp_path):
+    def host() -> nn.Module:
+        return torchvision.models.resnet18(num_classes=6, norm_layer=lambda channels: nn.GroupNorm(2, channels))
+
+    model = sgenet.add_attention(host(), "sge").eval()
+    path = sgenet.save(model, tmp_path / "net.safetensors")
+    assert torch.equal(sgenet.load(path, model=host())(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"network": "mine"}, "metadata has 'network', where the description"),
+        ({"classes": [{"a", "b"}]}, r"classes\[0\]=\{'.*'\} cannot be written"),
+    ],
+)
+def test_metadata_that_cannot_be_kept_is_named(tmp_path, metadata, message):
+    with pytest.raises(ConfigError, match=message):
+        saved(sgenet.create_model("resnet8_cifar", 6), tmp_path, **metadata)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_half_precision_comes_back_in_the_usual_one(tmp_path):
+    model = shaken(sgenet.create_model("sge_resnet8_cifar", 6)).half()
+    path = saved(model, tmp_path)
+    loaded = sgenet.load(path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(v.float(), loaded.state_dict()[k].float()) for k, v in model.state_dict().items())
+
+
+def test_loading_leaves_the_random_numbers_as_they_are(tmp_path):
+    path = saved(sgenet.create_model("se_resnet8_cifar", 6), tmp_path)
+    before = torch.get_rng_state()
+    sgenet.load(path)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_run_folder_is_resolved_through_its_index(tmp_path):
@@ -153,6 +222,16 @@ def test_what_kept_the_output_of_the_first_network_goes_along(tmp_path, name):
     trained = shaken(sgenet.add_attention(sgenet.create_model("resnet8_cifar", 6), name))
     model = load_weights(sgenet.create_model(f"{name}_resnet8_cifar", 6), saved(trained, tmp_path)).eval()
     assert torch.equal(model(IMAGES), trained(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["sge", "se", "simam", "ge"])
+def test_what_kept_the_output_of_this_network_goes_with_its_weights(tmp_path, name):
+    """A factor, or a learned share where the module has no parameters, which the checkpoint does without."""
+    trained = shaken(sgenet.create_model(f"{name}_resnet8_cifar", 6))
+    model = shaken(sgenet.add_attention(sgenet.create_model("resnet8_cifar", 6), name))
+    load_weights(model, saved(trained, tmp_path))
+    assert torch.equal(model(IMAGES), trained(IMAGES))
+    assert model.state_dict().keys() == trained.state_dict().keys()
 
 
 def test_a_network_with_attention_built_into_it_is_no_other_host(tmp_path):

@@ -4,8 +4,10 @@ import math
 import re
 
 import pytest
+import timm
 import torch
 import torchvision
+from torch import nn
 
 import sgenet
 from sgenet.errors import CheckpointError, ConfigError, UnknownNameError
@@ -340,3 +342,59 @@ def test_pretrained_with_another_number_of_classes_keeps_all_but_the_classifier(
     own, theirs = model.state_dict(), weights_on_disk.state_dict()
     assert all(torch.equal(own[k], v) for k, v in theirs.items() if not k.startswith("fc."))
     assert own["fc.weight"].shape == (10, 512)
+
+
+def as_in_torchvisions_file(name: str, model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state as the file on torchvision's server has it: that of a DenseNet has the keys of an old version."""
+    if not name.startswith("densenet"):
+        return model.state_dict()
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+    return {old.sub(r"\1.\2.", k): v for k, v in model.state_dict().items() if "num_batches" not in k}
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier", "options"),
+    [("googlenet", "fc", {"init_weights": False}), ("densenet121", "classifier", {})],
+)
+def test_pretrained_computes_what_torchvisions_own_does(tmp_path, monkeypatch, name, classifier, options):
+    builder, weights = torchvision.models.get_model_builder(name), torchvision.models.get_model_weights(name)
+    state = as_in_torchvisions_file(name, builder(**options))
+    monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: dict(state))
+    theirs = builder(weights="DEFAULT").eval()
+    ours = sgenet.create_model(f"torchvision:{name}", pretrained=True).eval()
+    few = sgenet.create_model(f"torchvision:{name}", 10, pretrained=True).eval()
+    again = sgenet.load(sgenet.save(few, tmp_path / "net.safetensors"))
+    images = torch.randn(2, 3, 64, 64)
+    expected = theirs(images)
+    assert torch.equal(ours(images), expected)
+    assert few(images).shape == (2, 10)
+    assert torch.equal(again(images), few(images))
+    setattr(few, classifier, getattr(theirs, classifier))
+    assert torch.equal(few(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torchvision:googlenet", {"aux_logits": False}),
+        ("torchvision:resnet18", {"norm_layer": lambda channels: nn.GroupNorm(2, channels)}),
+    ],
+)
+def test_options_that_torchvisions_weights_do_not_fit_are_named(weights_on_disk, name, options):
+    with pytest.raises(ConfigError, match=rf"Weights.* do not fit {{'{next(iter(options))}'.*; leave out") as caught:
+        sgenet.create_model(name, pretrained=True, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"block_args": {"attn_layer": "se"}}, {"stem_type": "deep"}])
+def test_options_that_timms_weights_do_not_fit_are_named(tmp_path, options):
+    file = tmp_path / "resnet18.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), file)
+    at_hand = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
+    assert sgenet.create_model("timm:resnet18", **at_hand).fc.out_features == 1000
+    with pytest.raises(ConfigError, match=r"timm's weights of resnet18 do not fit .*; leave out the options") as caught:
+        sgenet.create_model("timm:resnet18", **at_hand, **options)
+    assert "\n" not in str(caught.value)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="timm's weights of resnet18 cannot be had: FileNotFoundError"):
+        sgenet.create_model("timm:resnet18", **at_hand)

@@ -241,7 +241,8 @@ def test_ten_kills_of_three_workers_leave_the_table_as_it_is_bit_for_bit(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_stopped_command_goes_on_where_it_was(tmp_path):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_goes_on_where_it_was(ending, tmp_path):
     output = tmp_path / "small"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from test_running import *;"
@@ -252,7 +253,7 @@ def test_a_stopped_command_goes_on_where_it_was(tmp_path):
     while process.poll() is None and len(list(output.glob("runs/*/metrics.csv"))) < 2:
         time.sleep(0.05)
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     _, error = process.communicate(timeout=60)
     assert "the same command goes on where it was" in error
     assert not workers_of(output)
@@ -264,6 +265,29 @@ def test_a_stopped_command_goes_on_where_it_was(tmp_path):
     for metrics, rows in before.items():
         assert metrics.read_text().startswith(rows)
         assert len(metrics.read_text()) > len(rows)
+
+
+@needs_proc
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_no_worker_outlives_the_command(ending, status, tmp_path):
+    """They have only begun, and have still to import what they need."""
+    output = tmp_path / "demo"
+    words = ["study", "run", "demo", "--epochs", "1000", "--threads", "1", "--output", str(output)]
+    process = subprocess.Popen([sys.executable, "-m", "sgenet.cli", *words], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not workers_of(output):
+        time.sleep(0.05)
+    process.send_signal(ending)
+    _, error = process.communicate(timeout=120)
+    deadline = time.monotonic() + 120
+    while workers_of(output) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = workers_of(output)
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
+    assert process.returncode == status
+    assert ending == signal.SIGKILL or "the same command goes on where it was" in error
+    assert not open_study(output)[1].running
 
 
 def test_a_training_that_breaks_is_reported_and_the_others_go_on(tmp_path):

@@ -189,3 +189,31 @@ def test_a_wrapped_module_of_another_architecture_is_refused_by_name():
     state["layer1.0.bn3.gamma"] = state.pop("layer1.0.bn3.weight")
     with pytest.raises(RuntimeError, match=r"Unexpected key.*layer1\.0\.bn3"):
         model.load_state_dict(state)
+
+
+def test_keys_in_errors_are_those_of_the_host():
+    model = sgenet.add_attention(torchvision.models.resnet18(), "sge", modules=["layer1.0", "layer1.0.conv1"])
+    state = model.state_dict()
+    state["layer1.0.conv1.gamma"] = state.pop("layer1.0.conv1.weight")
+    result = model.load_state_dict(state, strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["layer1.0.conv1.weight"], ["layer1.0.conv1.gamma"])
+    state["layer1.0.conv1.weight"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r"size mismatch for layer1\.0\.conv1\.weight: "):
+        model.load_state_dict(state)
+
+
+def test_attributes_of_the_host_are_set_through_a_wrapper():
+    model = sgenet.add_attention(torchvision.models.vgg11(num_classes=3), "sge", modules="features.0")
+    wrapped = model.features[0]
+    assert wrapped(IMAGES).shape == (2, 64, 64, 64)
+    wrapped.stride = (2, 2)
+    assert wrapped(IMAGES).shape == (2, 64, 32, 32)
+    wrapped.weight, wrapped.bias = nn.Parameter(torch.zeros(64, 3, 3, 3)), None
+    assert not wrapped(IMAGES).any()
+    assert not model.state_dict()["features.0.weight"].any()
+    assert "features.0.bias" not in model.state_dict()
+    wrapped.attention = nn.Identity()  # the wrapper's own
+    wrapped.training, wrapped.note = False, "mine"
+    assert not [key for key in model.state_dict() if "attention" in key]
+    host = wrapped.get_submodule("inner")
+    assert (host.training, wrapped.note, hasattr(host, "note")) == (True, "mine", False)

@@ -130,6 +130,8 @@ def test_the_classifier_is_found():
     assert classifier_names(torchvision.models.mobilenet_v2()) == ("classifier.1",)
     assert classifier_names(torchvision.models.squeezenet1_1()) == ("classifier.1",)
     assert classifier_names(timm.create_model("convnext_atto")) == ("head.fc",)
+    segmenter = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    assert classifier_names(segmenter) == ("classifier.4", "aux_classifier.4")
     assert classifier_names(timm.create_model("resnet18", num_classes=0, global_pool="")) == ("layer4.1.conv2",)
     assert classifier_names(sgenet.create_model("se_resnet8_cifar", 3)) == ("fc",)
     ends = nn.Sequential(nn.Conv2d(3, 8, 1), sgenet.create_attention("se", 8, reduction=2))

@@ -301,6 +301,14 @@ def test_a_report_rebuilds_the_same_network(host):
             lambda: sgenet.add_attention(sgenet.add_attention(torchvision.models.resnet18(), "se"), "sge"),
             "has 'se' already",
         ),
+        (
+            lambda: sgenet.add_attention(torchvision.models.resnet18(), "sge", stages="layer4"),
+            r"stages='layer4' must be whole numbers, e\.g\. \[4, 5\]; name modules by modules",
+        ),
+        (
+            lambda: sgenet.add_attention(torchvision.models.resnet18(), "sge", modules=[]),
+            r"modules=\[\] names no module",
+        ),
         (lambda: sgenet.add_attention(torchvision.models.resnet18(), "sge", groups=0), "cannot be split into 0 groups"),
         (lambda: sgenet.add_attention(torchvision.models.resnet18(), "sge", group=4), "no option 'group'"),
         (
@@ -326,3 +334,53 @@ def test_an_unknown_attention_is_named_and_leaves_the_network_alone():
         sgenet.add_attention(model, "sge", eps=-1.0)
     assert list(model.state_dict()) == keys
     assert attention_report(model) is None
+
+
+class AsksForClasses(nn.Module):
+    """Returns the means behind each ReLU, side by side or as a sum; if `by_value`, it needs values to run."""
+
+    def __init__(self, *, by_value: bool = False, side_by_side: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(part for _ in range(3) for part in (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())))
+        self.by_value, self.side_by_side = by_value, side_by_side
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_value and not x.isfinite().all():
+            raise ValueError("not finite")
+        kept = [torch.zeros(len(x), 3, device=x.device)]
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                kept.append(x.mean((2, 3)))
+        return torch.cat(kept, 1) if self.side_by_side else torch.stack(kept).sum(0)
+
+
+def test_a_network_that_would_return_something_else_is_refused_and_left_alone():
+    torch.manual_seed(0)
+    for model, message in (
+        (AsksForClasses(), r"with it, it returns \(2, 3\) instead of \(2, 12\): the forward asks of what class"),
+        (
+            AsksForClasses(by_value=True, side_by_side=False),
+            "with it, it returns other values: the forward asks of what class",
+        ),
+    ):
+        keys = list(model.state_dict())
+        with pytest.raises(ConfigError, match=message):
+            sgenet.add_attention(model, "se")
+        assert list(model.state_dict()) == keys
+        assert attention_report(model) is None
+        assert not any(isinstance(module, Attended) for module in model.modules())
+
+
+def test_what_was_displaced_is_not_made_up_after_loading(tmp_path):
+    model = torchvision.models.mobilenet_v3_small(num_classes=5).eval()
+    keys = set(model.state_dict())
+    sgenet.add_attention(model, "sge", existing="replace")
+    path = sgenet.save(model, tmp_path / "net.safetensors")
+    loaded = sgenet.load(path, model=torchvision.models.mobilenet_v3_small(num_classes=5)).eval()
+    state = loaded.state_dict()
+    with pytest.raises(ConfigError, match=r"displaced at 'features\.1\.block\.1' is in no checkpoint"):
+        sgenet.remove_attention(loaded)
+    assert loaded.state_dict().keys() == state.keys()
+    assert attention_report(loaded) == attention_report(model)
+    assert set(sgenet.remove_attention(pickle.loads(pickle.dumps(model))).state_dict()) == keys

@@ -138,6 +138,56 @@ def test_maps_of_channels_last_are_told_apart():
     assert not any(site.channels_last for site in find_sites(build("timm:convnext_tiny")).found)
 
 
+@pytest.mark.parametrize("name", ["timm:mambaout_femto", "tv:swin_t"])
+def test_channels_are_told_apart_whatever_the_image(name):
+    model = build(name)
+    square, oblong, one = (
+        find_sites(model, example=torch.zeros(1, 3, *size)).found for size in ((64, 64), (64, 96), (384, 96))
+    )
+    assert {site.channels_last for site in (*square, *oblong, *one)} == {True}
+    assert [site.channels for site in oblong] == [site.channels for site in one] == [site.channels for site in square]
+
+
+class Branched(nn.Module):
+    """Has a branch that ends in a module of one's choice, and maps with as many rows as channels, and fewer columns."""
+
+    def __init__(self, end: nn.Module, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 64, 3, stride=(4, 8), padding=1)
+        self.conv = nn.Conv2d(64, 64, 3, padding=1)
+        self.end = end
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size not in (None, tuple(x.shape[2:])):
+            raise ValueError(f"not an image of {self.size}")
+        x = self.stem(x)
+        return x + self.end(self.conv(x))
+
+
+class Shuffled(nn.Module):
+    """Does with a map what no rule knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).flip(1).view(x.shape)
+
+
+@pytest.mark.parametrize("size", [None, (256, 256)], ids=["any-size", "one-size"])
+@pytest.mark.parametrize(
+    "end", [nn.BatchNorm2d(64), nn.InstanceNorm2d(64), Shuffled()], ids=lambda end: type(end).__name__
+)
+def test_channels_are_told_by_what_made_the_map_else_by_a_larger_image(end, size):
+    image = torch.zeros(2, 1, 256, 256)
+    model = Branched(end, size)
+    if isinstance(end, Shuffled) and size is not None:
+        assert "end" not in [site.place for site in find_sites(model, example=image).found]
+        with pytest.raises(ConfigError, match=r"module 'end' returns the shape .* where the channels are"):
+            find_sites(model, modules="end", example=image)
+    else:
+        (site,) = find_sites(model, example=image).found
+        assert (site.place, site.channels, site.channels_last) == ("end", 64, False)
+
+
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +205,7 @@ class Shared(nn.Module):
         (lambda: find_sites(build("tv:resnet18"), "resdual"), "no position 'resdual'. Did you mean 'residual'"),
         (lambda: find_sites(build("tv:resnet18"), modules="layer9.*"), "no module that returns a tensor is named"),
         (lambda: find_sites(build("tv:resnet18"), modules="fc"), "module 'fc' returns .* name another module"),
+        (lambda: find_sites(build("tv:resnet18"), modules=[]), r"modules=\[\] names no module"),
         (lambda: find_sites(Shared(), modules="conv"), "module 'conv' is used 2 times in one pass"),
     ],
 )
@@ -166,7 +217,8 @@ def test_what_cannot_be_found_is_said(make, message):
 def test_a_module_that_is_used_twice_is_passed_over():
     sites = find_sites(Shared())
     assert sites.found == ()
-    with pytest.raises(ConfigError, match="no place at position 'residual'"):
+    assert sites.passed_over == (("", "module 'conv' is used 2 times in one pass"),)
+    with pytest.raises(ConfigError, match=r"no place at position 'residual' \(.*module 'conv' is used 2 times"):
         sgenet.add_attention(Shared(), "se")
 
 

@@ -92,7 +92,10 @@ class BottleneckAttention(Attention):
         self.spatial = nn.Sequential(*layers, nn.Conv2d(hidden, 1, 1, device=device, dtype=dtype))
 
     def gate(self, x: Tensor) -> Tensor:
-        """The factor of each value: (B, C, H, W), in the dtype of `x`."""
+        """The factor of each value: (B, C, H, W), in the dtype of `x`.
+
+        Batch norms in train mode count the batch as in `forward`.
+        """
         self.check_input(x)
         # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
         wide = x.dtype if x.dtype == torch.float64 else torch.float32

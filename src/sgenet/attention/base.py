@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ from sgenet.errors import ConfigError
 __all__ = ["Attention"]
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """Base class: a module that multiplies its input with a gate, and keeps shape, dtype and memory format.
 
     A subclass takes `(channels, *, ..., device=None, dtype=None)`, so that it also fits timm's `attn_layer`, declares
-    the range of its gate and computes it. A module that does not multiply declares no range and has its own `attend`.
+    the range of its gate and computes it. A module that does not multiply declares no range and has its own `attend`;
+    none has its own `forward`, which a residual block does not call.
 
     Attributes:
         channels: Number of input channels.
@@ -27,8 +28,10 @@ class Attention(nn.Module):
             attribute; where it depends on an option, the instance has its own.
         spatial_axes: The least and the greatest number of spatial axes of an input; as `gate_range`.
         scale: A constant factor on the gate: 1.0, unless `start_as_identity` was called. It is written to the
-            state_dict as a float64 scalar when it is not 1.0. It is no buffer, because a cast of the network to half
-            precision would round it, and the output would not be kept any more.
+            state_dict as a float64 scalar `factor` when it is not 1.0. It is no buffer, because a cast of the network
+            to half precision would round it, and the output would not be kept any more.
+        factor: None, a buffer without a tensor: the place that tools find which look a state_dict's names up in the
+            module, as `torch.func.functional_call` does. What they put there does not change `scale`.
         blend: None, or, in a module without a parameter that could start as the identity, the learned share of its
             gate: 1 + blend (gate - 1). `start_as_identity` creates it, at 0.
     """
@@ -37,6 +40,7 @@ class Attention(nn.Module):
     spatial_axes: tuple[int, int] = (1, 3)
     channels: int
     scale: float
+    factor: Tensor | None
     blend: nn.Parameter | None
 
     def __init__(
@@ -48,13 +52,14 @@ class Attention(nn.Module):
             raise ConfigError(f"channels={channels} is not possible; give the number of input channels, 1 or more")
         self.channels = channels
         self.scale = 1.0
+        self.register_buffer("factor", None)
         self.register_parameter("blend", None)
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse a tensor that is not (B, C, *spatial) with as many spatial axes as `spatial_axes` allows.
+        """Refuse what is no floating-point (B, C, *spatial) with as many spatial axes as `spatial_axes` allows.
 
         Raises:
-            ConfigError: If it is not; the message names its shape.
+            ConfigError: If it is not; the message names its shape, or its dtype.
         """
         least, most = self.spatial_axes
         if not least + 2 <= x.dim() <= most + 2 or x.shape[1] != self.channels:
@@ -62,6 +67,11 @@ class Attention(nn.Module):
             raise ConfigError(
                 f"{type(self).__name__}({self.channels}) takes (batch, {self.channels}, {axes}), "
                 f"not a tensor of shape {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise ConfigError(
+                f"{type(self).__name__}({self.channels}) takes floating-point input, not {x.dtype}; "
+                "convert it with .float()"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +159,8 @@ class Attention(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: ANN401  # torch's signature
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.scale != 1.0:
-            destination[prefix + "scale"] = torch.tensor(self.scale, dtype=torch.float64)
+            # On the CPU even while modules are built on the meta device, where its value would be lost.
+            destination[prefix + "factor"] = torch.tensor(self.scale, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(
         self,
@@ -161,11 +172,12 @@ class Attention(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        key = prefix + "scale"
+        key = prefix + "factor"
         if self.blend is None and prefix + "blend" in state_dict:
             self.start_blended()
         if key in state_dict:
-            self.scale = float(state_dict[key])
+            if not state_dict[key].is_meta:  # there it has no value, as nothing else has
+                self.scale = float(state_dict[key])
         elif any(name.startswith(prefix) for name in state_dict):
             # Weights that were written without a factor or a blend were trained without one.
             self.scale = 1.0

@@ -84,7 +84,10 @@ class ConvBlockAttention(Attention):
         return weighed * self._position_gate(weighed)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The product of both gates: (B, C, H, W), in the dtype of `x`."""
+        """The product of both gates: (B, C, H, W), in the dtype of `x`.
+
+        Batch norms in train mode count the batch as in `forward`.
+        """
         self.check_input(x)
         channels = self._channel_gate(x)
         return channels * self._position_gate(x * channels)

@@ -36,8 +36,8 @@ class EfficientChannelAttention(Attention):
         - Output: the same shape, dtype and memory format.
 
     Raises:
-        ConfigError: If `channels` is below 1, `kernel_size` is not odd and positive, `gamma` is not positive, or the
-            input does not have C channels.
+        ConfigError: If `channels` is below 1, `kernel_size` is not odd and positive, `gamma` is not positive, `beta` is
+            not finite, or the input does not have C channels.
 
     Source:
         arXiv 1910.03151, section 3.2. `conv.weight` has the name and shape of the authors' checkpoints, whose released
@@ -64,6 +64,8 @@ class EfficientChannelAttention(Attention):
         super().__init__(channels)
         if not gamma > 0:
             raise ConfigError(f"gamma={gamma} must be positive: the kernel size is divided by it; 2 in the paper")
+        if not math.isfinite(beta):
+            raise ConfigError(f"beta={beta} must be finite: the kernel size is computed from it; 1 in the paper")
         size = _adaptive_kernel_size(channels, gamma, beta) if kernel_size is None else kernel_size
         if size < 1 or size % 2 == 0:
             raise ConfigError(f"kernel_size={size} must be odd and positive, so that it has a middle; e.g. 3")

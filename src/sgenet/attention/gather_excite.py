@@ -102,7 +102,10 @@ class GatherExcite(Attention):
             )
 
     def gate(self, x: Tensor) -> Tensor:
-        """The factor of each value: (B, C, *spatial), or (B, C, 1...) for extent 0; in the dtype of `x`."""
+        """The factor of each value: (B, C, *spatial), or (B, C, 1...) for extent 0; in the dtype of `x`.
+
+        Batch norms in train mode count the batch as in `forward`.
+        """
         self.check_input(x)
         gathered = self._mean(x) if self.variant == "theta-minus" else apply_layers(self.gather, x)
         if self.variant == "theta-plus":

@@ -20,7 +20,7 @@ class NoAttention(Attention):
         dtype: The same.
 
     Shape:
-        - Input: (B, C, *spatial) with 1, 2 or 3 spatial axes of any size.
+        - Input: (B, C, *spatial) with 1, 2 or 3 spatial axes of any size, any floating dtype, any memory format.
         - Output: the input.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from sgenet.errors import ConfigError
@@ -34,6 +35,6 @@ def fit_reduction(channels: int, options: dict[str, Any]) -> dict[str, Any]:
         ({'reduction': 16}, {'reduction': 8})
     """
     asked = options.get("reduction", 16)
-    if asked < 1:
+    if not isinstance(asked, Integral) or asked < 1:
         return options  # for the constructor to refuse
     return {**options, "reduction": min(asked, max(1, channels // _LEAST_HIDDEN))}

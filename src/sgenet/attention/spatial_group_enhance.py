@@ -7,6 +7,7 @@ arXiv 1905.09646.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -163,9 +164,9 @@ class SpatialGroupEnhance(Attention):
         """Lower `groups` to the largest divisor of C that leaves at least 4 channels a group (or to 1)."""
         del size
         asked = options.get("groups", 64)
-        if asked < 1:
+        if not isinstance(asked, Integral) or asked < 1:
             return options  # for the constructor to refuse
-        fitting = [g for g in range(1, min(asked, channels // _LEAST_GROUP) + 1) if channels % g == 0]
+        fitting = [g for g in range(1, min(int(asked), channels // _LEAST_GROUP) + 1) if channels % g == 0]
         return {**options, "groups": max(fitting, default=1)}
 
     def extra_repr(self) -> str:

@@ -57,7 +57,10 @@ class StyleRecalibration(Attention):
         self.bn = nn.BatchNorm2d(channels, device=device, dtype=dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The weight of each channel: (B, C, 1...), in the dtype of `x`."""
+        """The weight of each channel: (B, C, 1...), in the dtype of `x`.
+
+        Batch norms in train mode count the batch as in `forward`.
+        """
         self.check_input(x)
         mean, deviation = _style(x)
         styles = mean * self.cfc[:, 0] + deviation * self.cfc[:, 1]

@@ -14,7 +14,7 @@ from sgenet.attention import SpatialGroupEnhance
 from sgenet.bench.failure import explained
 from sgenet.bench.result import BenchRow
 from sgenet.bench.settings import MODULES, BenchSettings
-from sgenet.errors import ConfigError
+from sgenet.errors import ConfigError, UnknownNameError
 from sgenet.models import create_model
 from sgenet.models.networks import split_name
 from sgenet.ops.backends import use_backend
@@ -83,7 +83,7 @@ def _steps(settings: BenchSettings) -> tuple[str, dict[str, Callable[[], object]
     def network(attention: str | None) -> nn.Module:
         torch.manual_seed(0)
         with explained(f"{host}", settings):
-            model: nn.Module = create_model(host, attention=attention)
+            model = _created(host, attention)
             draw_weights(model)
             model = model.to(settings.device).to(memory_format=layout).train(settings.mode == "train")
             return model if settings.mode == "train" else model.to(dtype)
@@ -98,6 +98,22 @@ def _steps(settings: BenchSettings) -> tuple[str, dict[str, Callable[[], object]
         if name in MODULES:
             steps[f"{name} unfused"] = step(network(name), partial(use_backend, "reference"))
     return host, steps
+
+
+def _created(host: str, attention: str | None) -> nn.Module:
+    """The network, where it has the places that the attention is usually put into."""
+    try:
+        model: nn.Module = create_model(host, attention=attention)
+    except UnknownNameError:
+        raise
+    except ConfigError as error:
+        if attention is None:
+            raise
+        reason = str(error).partition(";")[0]  # behind it, the ways out that a program has
+        raise ConfigError(
+            f"'{attention}' cannot be put into {host}: {reason}; choose another network, or time a module by itself"
+        ) from error
+    return model
 
 
 def _step(

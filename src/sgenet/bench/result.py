@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,14 @@ from sgenet.errors import ConfigError
 if TYPE_CHECKING:
     from sgenet.timing import Ratio
 
-__all__ = ["BenchResult", "BenchRow", "add_rows", "key"]
+__all__ = ["COLUMNS", "BenchResult", "BenchRow", "add_rows", "check_file", "key"]
+
+COLUMNS = (
+    *("what", "mode", "execution", "dtype", "layout", "batch", "size"),
+    *("form", "baseline", "input", "ratio", "lower quartile", "upper quartile", "pairs", "ms", "peak MB", "peak ratio"),
+    *("backend", "allocator", "device", "threads", "python", "torch", "torchvision", "sgenet", "date"),
+)
+"""Those of a benchmark's rows, known before it is run."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,36 @@ class BenchResult:
         return [{**key(self.settings), **_measured(row), **self.circumstances} for row in self.rows]
 
 
+def check_file(path: Path, columns: Sequence[str]) -> None:
+    """See that rows can be appended to a CSV file, and leave it as it is.
+
+    Args:
+        path: The file; it may be new.
+        columns: Of the rows.
+
+    Raises:
+        ConfigError: If the file has other columns, is none of this kind, or cannot be written.
+    """
+    try:
+        known = _columns_of(path)
+        place = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+        with place.open("a") if place == path.absolute() else tempfile.TemporaryFile(dir=place):
+            pass
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"'{path}' cannot take rows of a CSV file: {reason}; choose another file") from error
+    if known not in (None, [*columns]):
+        raise ConfigError(f"'{path}' has other columns than these rows; choose another file")
+
+
+def _columns_of(path: Path) -> list[str] | None:
+    """The header of a CSV file; None where it is new."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file))
+
+
 def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append to a CSV file; its header comes first where it is new.
 
@@ -65,14 +103,11 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: Values by column, the same columns in each.
 
     Raises:
-        ConfigError: If the file has other columns.
+        ConfigError: As `check_file`.
     """
     columns = list(rows[0])
-    new = not path.exists() or not path.stat().st_size
-    if not new:
-        with path.open(newline="", encoding="utf-8") as file:
-            if next(csv.reader(file)) != columns:
-                raise ConfigError(f"'{path}' has other columns than these rows; choose another file")
+    check_file(path, columns)
+    new = _columns_of(path) is None
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

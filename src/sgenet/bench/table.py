@@ -149,8 +149,10 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Callable[[str, floa
         with _rich_bar(stream) as show:
             yield show
     else:
-        yield lambda what, share: print(f"\r\033[K{what} {share:4.0%}", end="", file=stream, flush=True)
-        print("\r\033[K", end="", file=stream, flush=True)
+        try:
+            yield lambda what, share: print(f"\r\033[K{what} {share:4.0%}", end="", file=stream, flush=True)
+        finally:
+            print("\r\033[K", end="", file=stream, flush=True)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = extra_of(error.name or "")
         if extra is None:
             raise
-        return _fail(f"this needs {error.name}, which is not installed; `pip install sgenet[{extra}]` brings it")
+        return _fail(f"this needs {error.name}, which is not installed; `pip install 'sgenet[{extra}]'` brings it")
     except SgenetError as error:
         return _fail(str(error))
     except OSError as error:

@@ -20,7 +20,7 @@ __all__ = ["eval_command", "predict_command", "train_command"]
 
 
 def _suggested(words: list[str]) -> str:
-    known = glance(words, "data", "weights")
+    known = glance("train", words, "data", "weights")
     if not known.data:
         return "default"
     return suggest_recipe(known.data, pretrained=known.pretrained, weights=known.weights is not None)

@@ -52,7 +52,7 @@ def detect_command(words: list[str]) -> int:
 
 
 def _suggested(words: list[str]) -> str:
-    known = glance(words, "data", "detector")
+    known = glance("detect train", words, "data", "detector")
     if known.data == "shapes":
         return "shapes"
     detector = known.detector or ""

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 from sgenet.bench.environment import ALLOCATORS, prepare
+from sgenet.bench.result import COLUMNS, add_rows, check_file
 from sgenet.bench.settings import BenchSettings
 from sgenet.classification.recipes import RECIPES, list_recipes, recipe_summary
 from sgenet.cli.parsing import parser_of
 from sgenet.errors import UnknownNameError
+from sgenet.named_files import read_yaml
 
 __all__ = ["bench_command", "doctor_command", "models_command", "recipes_command"]
 
@@ -40,19 +42,20 @@ def bench_command(words: list[str]) -> int:
     file, as_json, seconds, allocator = (own.pop(name) for name in ("csv", "json", "time", "allocator"))
     attention = None if own["attention"] is None else tuple(filter(None, own["attention"].split(",")))
     settings = BenchSettings(**own | {"attention": attention, "seconds": seconds})
+    if file is not None:
+        check_file(file, COLUMNS)
     prepare(words, tuned=allocator == "tuned")
     from sgenet.bench.measuring import bench
-    from sgenet.bench.result import add_rows
     from sgenet.bench.table import print_bench, shown_progress
 
     with shown_progress() as show:
         result = bench(settings, show)
-    if file is not None:
-        add_rows(file, result.to_rows())
     if as_json:
         print(json.dumps(result.to_rows(), indent=2))
     else:
         print_bench(result)
+    if file is not None:
+        add_rows(file, result.to_rows())
     return 0
 
 
@@ -94,7 +97,9 @@ def recipes_command(words: list[str]) -> int:
     parser.add_argument("recipe", metavar="NAME", nargs="?", help="show this one")
     own = parser.parse_args(words)
     if own.recipe is not None:
-        print(RECIPES.find(own.recipe).read_text(encoding="utf-8"), end="")
+        file = RECIPES.find(own.recipe)
+        read_yaml(file)  # what is no recipe is not shown
+        print(file.read_text(encoding="utf-8"), end="")
         return 0
     for name in list_recipes():
         print(f"{name:<25}{recipe_summary(name)}")

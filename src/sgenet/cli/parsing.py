@@ -7,9 +7,11 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from sgenet.errors import ConfigError, UnknownNameError, did_you_mean
+from sgenet.named_files import read_yaml
 from sgenet.training.settings import TrainingSettings, ordered_fields, types_of
 
 __all__ = [
@@ -59,9 +61,9 @@ def add_checkpoint_and_json(parser: argparse.ArgumentParser) -> None:
 # --------------------------------------------------------------------------------------------- settings
 
 
-def glance(words: list[str], *names: str) -> argparse.Namespace:
+def glance(command: str, words: list[str], *names: str) -> argparse.Namespace:
     """The options that decide what the others start from: those named, as text or None, and `pretrained`."""
-    parser = parser_of("train", add_help=False)
+    parser = parser_of(command, add_help=False)
     for name in names:
         parser.add_argument(f"--{name}")
     parser.add_argument("--pretrained", action="store_true")
@@ -106,8 +108,9 @@ def parse_settings(command: str, start: TrainingSettings, words: list[str]) -> d
         Values by name.
 
     Raises:
-        ConfigError: If there is no such setting, or a value cannot be used.
+        ConfigError: If there is no such setting, a value cannot be used, or a file of settings cannot be read.
     """
+    _check_files(command, words)
     from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
     parser = ArgumentParser(prog=f"sgenet {command}", exit_on_error=False, add_help=False)
@@ -128,6 +131,16 @@ def parse_settings(command: str, start: TrainingSettings, words: list[str]) -> d
         raise ConfigError(_plain(command, type(start), str(error))) from error
     values.pop("config")
     return {name: values[name] for name in types_of(type(start))}
+
+
+def _check_files(command: str, words: list[str]) -> None:
+    """See that what `--config` names holds settings: the parser would fail, or not say which file is wrong."""
+    parser = parser_of(command, add_help=False)
+    parser.add_argument("--config", type=Path, action="append", default=[])
+    for file in parser.parse_known_args(words)[0].config:
+        if not file.is_file():
+            raise ConfigError(f"--config: there is no file '{file}'")
+        read_yaml(file)
 
 
 def _plain(command: str, kind: type[TrainingSettings], message: str) -> str:

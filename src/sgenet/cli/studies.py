@@ -83,7 +83,7 @@ def _study_run(words: list[str]) -> int:
     from sgenet.study.definition import MACHINE_SETTINGS, load_study
 
     definition = load_study(own.study)
-    seen = vars(glance(rest, *definition.kind.decisive))
+    seen = vars(glance("study run", rest, *definition.kind.decisive))
     decisive = {name: seen[name] for name in definition.kind.decisive if seen[name] is not None}
     start = definition.kind.make(own.recipe or definition.recipe, **decisive)
     settings = named_settings("study run", start, rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sgenet.cli.parsing import glance, option_help, parse_settings, parser_of, settings_help
@@ -80,13 +79,11 @@ class TrainCommand:
 
     def _suggested(self, words: list[str]) -> str | None:
         """The recipe for a command that names none; None where a file gives the settings."""
-        return self.suggest(words) if glance(words, "config").config is None else None
+        return self.suggest(words) if glance(self.name, words, "config").config is None else None
 
     def _settings(self, recipe: str | None, words: list[str]) -> TrainingSettings:
         """The recipe's settings with those of the command line over them."""
-        known = glance(words, "config", *(name.replace("_", "-") for name in self.decisive))
-        if known.config is not None and not Path(known.config).is_file():
-            raise ConfigError(f"--config: there is no file '{known.config}'")
+        known = glance(self.name, words, *(name.replace("_", "-") for name in self.decisive))
         first = {name: getattr(known, name) for name in self.decisive if getattr(known, name) is not None}
         start = self.make(recipe, **first)
         return type(start)(**parse_settings(self.name, start, words))

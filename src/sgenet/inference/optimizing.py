@@ -1,8 +1,8 @@
 """Norms folded, residual blocks ended in one operator, constant factors gone.
 
-A module is traced by torch.fx as a whole where that works; where it does not (detectors, data-dependent forwards), the
-parts of it are tried, down to single blocks. Folding changes layers alone, so that it holds whoever calls them; sums
-and attention are joined in the traced program, which then takes the module's place.
+A network is traced by torch.fx as a whole where that works, and a program takes its place. Where it does not work
+(detectors, data-dependent forwards), the parts of it are tried, down to single blocks. Who calls a part, or layers of
+it one by one, is not known then: a part that is called executes its program, and all that is in it stays what it was.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+from collections import Counter
+from functools import cache
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sgenet.attention import Attention, ConvBlockAttention
 from sgenet.errors import ConfigError
 from sgenet.inference.layers import folded, is_hooked, is_norm, why_not_folded
-from sgenet.inference.modules import for_inference
-from sgenet.inference.program import Program, joined_name, shared_modules
-from sgenet.inference.report import REPORT_ATTRIBUTE, OptimizationReport, optimization_report
+from sgenet.inference.modules import InferenceOnly, execute, for_inference, settings_of
+from sgenet.inference.program import Program, joined_name
+from sgenet.inference.report import REPORT_ATTRIBUTE, OptimizationReport
 from sgenet.inference.tracing import trace
 
 __all__ = ["optimize"]
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _SHOWN = 100  # letters of an error of somebody else's code
 
 
@@ -49,7 +50,8 @@ def optimize(model: nn.Module) -> nn.Module:
         The copy; `sgenet.inference.optimization_report` says what was done, and what was left and why.
 
     Raises:
-        ConfigError: If `model` is no module, or one that `torch.compile` or TorchScript made.
+        ConfigError: If `model` is no module, one that `torch.compile` or TorchScript made, or one that cannot be
+            copied.
 
     Source:
         Folding: torch.nn.utils.fusion. That SGE may take a factor of its input: with s x in place of x, every
@@ -57,6 +59,7 @@ def optimize(model: nn.Module) -> nn.Module:
         ε the gate stays what it is.
 
     Examples:
+        >>> from sgenet.inference import optimization_report
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
         >>> faster = optimize(model)
         >>> print(optimization_report(faster))
@@ -69,23 +72,37 @@ def optimize(model: nn.Module) -> nn.Module:
         raise ConfigError(f"optimize takes a torch.nn.Module, not {type(model).__name__}")
     if hasattr(model, "_orig_mod") or isinstance(model, torch.jit.ScriptModule):
         raise ConfigError("this network is compiled already; optimize it first, and give the result to the compiler")
-    copied = copy.deepcopy(model).eval()
-    if optimization_report(copied) is not None:
+    copied = _copied(model).eval()
+    if isinstance(copied, InferenceOnly):
         return copied
     work = _Work(copied)
     for name, module in copied.named_modules():
         if isinstance(module, Attention):
             work.fold_inside(module, name)
-    optimized = for_inference(work.optimized(copied, whole=True), {REPORT_ATTRIBUTE: work.report})
+    optimized = for_inference(work.optimized(copied), {REPORT_ATTRIBUTE: work.report})
     return optimized.eval().requires_grad_(False)
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    # What a hook computes of parameters before each call (old weight norms, pruning) is no leaf, which has no copy.
+    computed = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    except Exception as error:  # a network's own code copies it, which may raise anything
+        raise ConfigError(
+            f"optimize changes a copy, and copy.deepcopy cannot copy this network ({_shown(error)}); take out what "
+            "cannot be copied, and optimize the network then"
+        ) from error
+
+
 class _Work:
-    """One pass over a copy of a network, which it changes."""
+    """One pass over a copy of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.report = OptimizationReport()
-        self.shared = shared_modules(network)
+        counts = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+        self.shared = {identity for identity, count in counts.items() if count > 1}
+        self.folded = cache(folded)  # the programs of a part and of a part of that have the same layers
 
     def fold_inside(self, attention: Attention, name: str) -> None:
         """Fold the norms that an attention module has itself: to the tracer it is a single step."""
@@ -99,21 +116,24 @@ class _Work:
             if is_norm(module):
                 self.report.leave(joined_name(name, inner), "it is a part of an attention module, and behind no layer")
 
-    def optimized(self, module: nn.Module, name: str = "", *, whole: bool = False) -> nn.Module:
-        """What takes the place of a module: a program, or itself with other layers."""
-        graph = self._traced(module, name)
-        if graph is None:
-            self._optimize_children(module, name)
-            return module
-        program = Program(module, graph, name, self.report, self.shared)
-        program.fold()
-        if isinstance(module, _CONTAINERS) and not whole:
-            # Who holds a container may index its members, so it stays one, and each of them is seen by itself.
-            self._optimize_children(module, name)
-            return module
+    def optimized(self, network: nn.Module) -> nn.Module:
+        """What takes the place of the network: a program, or itself with parts that execute programs."""
+        program = self._program(network, "", self.report)
+        if program is None:
+            self._optimize_children(network, "", self.report)
+            return network
         for inner, opaque in program.opaque():
-            self._optimize_children(opaque, inner)
-        return program.compiled() if program.join() or whole else module
+            self._optimize_children(opaque, inner, self.report)
+        return program.compiled(settings_of(network))
+
+    def _program(self, module: nn.Module, name: str, report: OptimizationReport) -> Program | None:
+        graph = _traced(module, name, report)
+        if graph is None:
+            return None
+        program = Program(module, graph, name, report, self.folded)
+        program.fold()
+        program.join()
+        return program
 
     def _fold_pair(self, owner: nn.Module, first: str, second: str) -> None:
         layer, norm = owner.get_submodule(first), owner.get_submodule(second)
@@ -123,29 +143,52 @@ class _Work:
             setattr(owner, second, nn.Identity())
             self.report.norms += 1
 
-    def _optimize_children(self, module: nn.Module, name: str) -> None:
-        for child, part in list(module.named_children()):
-            if not isinstance(part, Attention) and not is_norm(part) and next(part.children(), None) is not None:
-                module._modules[child] = self.optimized(part, joined_name(name, child))
+    def _optimize_children(self, module: nn.Module, name: str, report: OptimizationReport) -> None:
+        for child, part in module.named_children():
+            known = isinstance(part, Attention | InferenceOnly) or is_norm(part)
+            if not known and next(part.children(), None) is not None:
+                self._optimize_part(part, joined_name(name, child), report)
 
-    def _traced(self, module: nn.Module, name: str) -> fx.Graph | None:
-        """The graph of a module, or None where there is none; then why goes to the report."""
-        if type(module) in (nn.ModuleList, nn.ModuleDict):
-            return None  # nobody calls it
-        try:
-            reason = _why_not_traced(module)
-            if reason is None:
-                return trace(module)
-        except Exception as error:  # tracing runs the network's own code, which may raise anything
-            reason = f"torch.fx cannot trace it: {' '.join(str(error).split())[:_SHOWN] or type(error).__name__}"
-        if any(is_norm(part) or isinstance(part, Attention) for part in module.modules()):
-            self.report.leave(name, reason)
-        return None
+    def _optimize_part(self, part: nn.Module, name: str, report: OptimizationReport) -> None:
+        """Let a part execute a program when it is called, and its own parts when they are."""
+        before = report.steps
+        program = self._program(part, name, report)
+        if program is None:
+            self._optimize_children(part, name, report)
+            return
+        changed = report.steps > before
+        for inner, opaque in program.opaque():
+            self._optimize_children(opaque, inner, report)
+        # What else is called inside is a part of what was reported, once more for those who call it by itself.
+        self._optimize_children(part, name, OptimizationReport())
+        if changed:
+            execute(program.compiled({}), part)
 
 
-def _why_not_traced(module: nn.Module) -> str | None:
+def _traced(module: nn.Module, name: str, report: OptimizationReport) -> fx.Graph | None:
+    """The graph of a module, or None where there is none; then why goes to the report."""
+    if type(module) in (nn.ModuleList, nn.ModuleDict):
+        return None  # nobody calls it
+    try:
+        reason = _why_not_traced(module, name)
+        if reason is None:
+            return trace(module)
+    except Exception as error:  # tracing runs the network's own code, which may raise anything
+        reason = f"torch.fx cannot trace it: {_shown(error)}"
+    if any(is_norm(part) or isinstance(part, Attention) for part in module.modules()):
+        report.leave(name, reason)
+    return None
+
+
+def _shown(error: Exception) -> str:
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+
+
+def _why_not_traced(module: nn.Module, name: str) -> str | None:
     if isinstance(module, Attention):
         return "it is an attention module by itself"
+    if name and isinstance(module, fx.GraphModule):
+        return "it is a program of torch.fx, and no copy of it would have another one"
     if is_hooked(module):
         return "it has hooks, which see what goes in and comes out of it alone"
     if "forward" in vars(module):

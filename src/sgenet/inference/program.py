@@ -18,17 +18,16 @@ from sgenet.inference.factors import takes_factor, without_factor
 from sgenet.inference.layers import (
     behind,
     does_nothing,
-    folded,
     is_hooked,
     is_linear,
     is_norm,
     takes_scaling,
     why_not_folded,
 )
-from sgenet.inference.modules import InferenceGraph, Join, Sum
+from sgenet.inference.modules import InferenceGraph, InferenceOnly, Join, Sum
 from sgenet.inference.report import OptimizationReport
 
-__all__ = ["Program", "joined_name", "shared_modules"]
+__all__ = ["Program", "joined_name"]
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _SUMS_IN_PLACE = {operator.iadd, "add_"}
@@ -38,24 +37,31 @@ _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, 
 
 
 class Program:
-    """A module, and the graph that torch.fx made of its forward pass.
+    """The graph that torch.fx made of a module's forward pass, and the layers that it calls.
 
     Args:
-        module: The module; folding gives it other layers.
+        module: The module; it stays as it is.
         graph: The graph.
         name: The module's name in the network.
         report: What is done and left goes there.
-        shared: As `shared_modules`.
+        folded: As `sgenet.inference.layers.folded`.
     """
 
     def __init__(
-        self, module: nn.Module, graph: fx.Graph, name: str, report: OptimizationReport, shared: set[int]
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        name: str,
+        report: OptimizationReport,
+        folded: Callable[[nn.Module, nn.Module | None, float], nn.Module],
     ) -> None:
         self.module = module
         self.graph = graph
         self.name = name
         self.report = report
-        self.shared = shared
+        self.folded = folded
+        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        self.layers = {target: module.get_submodule(target) for target in called}
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
         self.read = {str(node.target).rpartition(".")[0] for node in graph.nodes if _reads_values(node)}
 
@@ -67,30 +73,40 @@ class Program:
         for node in self._calls_of(lambda module: isinstance(module, Attention) and module.scale != 1.0):
             self._fold_factor(node)
 
-    def join(self) -> bool:
-        """Join attention, sums and ReLUs in the graph; return whether there were any."""
-        report = self.report
-        before = report.joins + report.in_place
+    def join(self) -> None:
+        """Join attention, sums and ReLUs in the graph."""
         for node in list(self.graph.nodes):
             if self._summands(node) is not None and not self._join_attention(node):
                 self._sum_in_place(node)
         for node in list(self.graph.nodes):
             if self._relu(node) == "new" and self._is_free(_input(node)):
                 self._substitute(node, node, torch.relu_, (node.args[0],))
-                report.in_place += 1
-        return report.joins + report.in_place > before
+                self.report.in_place += 1
 
     def opaque(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules that the graph calls without looking into them, by their names in the network."""
         for target in self.calls:
             module = self.module.get_submodule(str(target))
-            if not isinstance(module, Attention | Join | Sum) and not is_norm(module):
+            if not isinstance(module, Attention | InferenceOnly) and not is_norm(module):
                 yield joined_name(self.name, str(target)), module
 
-    def compiled(self) -> InferenceGraph:
-        """The module that executes the graph."""
+    def compiled(self, settings: dict[str, Any]) -> InferenceGraph:
+        """The module that executes the graph, with some attributes."""
         self.graph.lint()
-        return InferenceGraph(self.module, self.graph)
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        return InferenceGraph(
+            {**{target: self._value(target) for target in read}, **self.layers},
+            self.graph,
+            type(self.module).__name__,
+            settings,
+        )
+
+    def _value(self, target: str) -> Any:  # noqa: ANN401  # most often a tensor
+        """What the graph reads by a name: of the layer that it calls, where it is a part of one."""
+        layer = next((called for called in self.layers if target.startswith(f"{called}.")), None)
+        if layer is None:
+            return operator.attrgetter(target)(self.module)
+        return operator.attrgetter(target.removeprefix(f"{layer}."))(self.layers[layer])
 
     # ------------------------------------------------------------------------------------ layers
 
@@ -99,7 +115,7 @@ class Program:
             module = self._called(node)
             idle = module is not None and does_nothing(module) and not is_hooked(module)
             if idle or (node.op == "call_function" and _is_idle_dropout(node)):
-                node.replace_all_uses_with(node.args[0])
+                node.replace_all_uses_with(_input(node))
                 self.graph.erase_node(node)
 
     def _fold_norm(self, node: fx.Node) -> None:
@@ -110,7 +126,7 @@ class Program:
         source, norm = _input(node), self._called(node)
         rest = behind(norm)
         factor = self._take_factor(node) if type(rest) is nn.Identity else 1.0
-        self._replace(source, folded(self._called(source), norm, factor))
+        self._replace(source, self.folded(self._called(source), norm, factor))
         self._replace(node, rest)
         if type(rest) is nn.Identity:
             node.replace_all_uses_with(source)
@@ -153,7 +169,7 @@ class Program:
         elif not (takes_scaling(layer) and self._is_alone(source) and len(source.users) == 1 and self._is_alone(node)):
             self._leave(node, "no layer of its own in front of it takes its factor")
         else:
-            self._replace(source, folded(layer, None, self._take_factor(source)))
+            self._replace(source, self.folded(layer, None, self._take_factor(source)))
 
     def _take_factor(self, node: fx.Node) -> float:
         """The factor of the attention that is the only reader of a node; then it has none any more."""
@@ -193,7 +209,7 @@ class Program:
             return  # as it is
         for first, second in self._orders(node):
             if self._is_free(first):
-                target = self._add_module(node, Sum(relu=relu is not None))
+                target = self._add_sum(Sum(relu=relu is not None))
                 self._substitute(node, relu or node, target, (first, second))
                 if relu is not None:
                     self.graph.erase_node(node)
@@ -257,31 +273,30 @@ class Program:
         """The module that a node calls, or None."""
         if not isinstance(node, fx.Node) or node.op != "call_module":
             return None
-        return self.module.get_submodule(str(node.target))
+        return self.layers[str(node.target)]
 
     def _calls_of(self, kind: Callable[[nn.Module], bool]) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "call_module" and kind(self._called(node))]
 
     def _is_alone(self, node: fx.Node) -> bool:
         """Whether a node is the only one to use the module that it calls, and nobody watches."""
-        module = self._called(node)
-        once = self.calls[node.target] == 1 and id(module) not in self.shared and not is_hooked(module)
-        return once and str(node.target) not in self.read and len(node.args) == 1 and not node.kwargs
+        target = str(node.target)
+        once = self.calls[target] == 1 and not any(target.startswith(f"{caller}.") for caller in self.calls)
+        watched = is_hooked(self._called(node)) or any(f"{read}.".startswith(f"{target}.") for read in self.read)
+        return once and not watched and len(node.args) == 1 and not node.kwargs
 
     def _leave(self, node: fx.Node, reason: str) -> None:
         self.report.leave(joined_name(self.name, str(node.target)), reason)
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
-        self.module.set_submodule(str(node.target), module)
+        self.layers[str(node.target)] = module
 
-    def _add_module(self, node: fx.Node, module: nn.Module) -> str:
-        """Give a module to the one whose forward pass a node is a step of, and return its name."""
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        owner = str(stack[-1][0]) if stack else ""
-        host = self.module.get_submodule(owner)
-        name = next(n for n in (f"sum{k}" for k in itertools.count(1)) if not hasattr(host, n))
-        host.add_module(name, module)
-        return joined_name(owner, name)
+    def _add_sum(self, module: Sum) -> str:
+        """Give a module to the program, and return its name."""
+        names = (f"sum{k}" for k in itertools.count(1))
+        name = next(n for n in names if n not in self.layers and not hasattr(self.module, n))
+        self.layers[name] = module
+        return name
 
     def _substitute(
         self, place: fx.Node, replaced: fx.Node, target: str | Callable[..., Any], args: tuple[Any, ...]
@@ -294,20 +309,14 @@ class Program:
         self.graph.erase_node(replaced)
 
 
-def shared_modules(network: nn.Module) -> set[int]:
-    """The ids of the modules that can be reached in more than one way: what is done for one place holds for others."""
-    counts = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
-    return {identity for identity, count in counts.items() if count > 1}
-
-
 def joined_name(name: str, child: str) -> str:
     """The name of a module's child in the network."""
     return f"{name}.{child}" if name else child
 
 
 def _input(node: fx.Node) -> Any:  # noqa: ANN401  # most often a node
-    """What a step is applied to, where it has one argument."""
-    return node.args[0] if len(node.args) > 0 else None
+    """What a step is applied to."""
+    return node.args[0] if len(node.args) > 0 else node.kwargs.get("input")
 
 
 def _reads_values(node: fx.Node) -> bool:

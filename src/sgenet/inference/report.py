@@ -60,6 +60,11 @@ class OptimizationReport:
     in_place: int = 0
     left: list[Left] = field(default_factory=list)
 
+    @property
+    def steps(self) -> int:
+        """How many things were done."""
+        return self.norms + self.joins + self.factors + self.in_place
+
     def __str__(self) -> str:
         """One line for what was done, and one for each thing that was left."""
         done = (

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from sgenet.attention import Attention
 from sgenet.inference.layers import is_hooked, is_norm
+from sgenet.inference.modules import InferenceOnly
 
 __all__ = ["trace"]
+
+_OPERATORS = {operator.add, operator.iadd, operator.mul, torch.add, torch.relu, F.relu}
 
 
 def trace(module: nn.Module) -> fx.Graph:
     """Record the forward pass of a module. What raises in it is raised here."""
-    return _tracer_for(module).trace(module)
+    with _NothingRandom():  # type: ignore[no-untyped-call]
+        return _tracer_for(module).trace(module)
+
+
+class _NothingRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses to draw random numbers, which would be constants of the recorded forward pass."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise RuntimeError("it draws random numbers")
+        return func(*args, **(kwargs or {}))
 
 
 class _Value(fx.Proxy):
     """What stands for a value while a module is traced; torch's own takes `x += y` for `x = x + y`."""
+
+    tracer: _Tracer
+    _is_param = _is_buffer = False  # by these, parameters and buffers are told from other tensors
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # isinstance asks for it, and so does torch.is_tensor. An input may be a tensor, a list of some, or a number.
+        if not self.tracer.is_tensor(self.node):
+            raise TypeError("it asks for the type of its input, or of something else that may have several")
+        return Tensor
 
 
 def _recorded(change: Callable[[Any, Any], Any]) -> Callable[[_Value, Any], Any]:
@@ -35,13 +63,45 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
 class _Tracer(fx.Tracer):
     """Sees layers, attention and what someone watches as single steps."""
 
+    def is_tensor(self, node: Any) -> bool:  # noqa: ANN401  # a node or what else stands among arguments
+        """Whether a step certainly returns a tensor."""
+        if not isinstance(node, fx.Node):
+            return False
+        if node.op == "call_module":
+            module = self.root.get_submodule(str(node.target))
+            activation = type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
+            return _is_layer(module) or activation
+        return node.target in _OPERATORS and any(self.is_tensor(operand) for operand in node.args)
+
     def proxy(self, node: fx.Node) -> _Value:
         return _Value(node, self)
 
+    def create_arg(self, a: Any) -> Any:  # noqa: ANN401  # whatever a network passes on
+        if isinstance(a, fx.Proxy):
+            return a.node  # torch's own asks for its type before
+        if type(a) is OrderedDict:
+            return self.create_node("call_function", OrderedDict, (self.create_arg(list(a.items())),), {})
+        if isinstance(a, dict) and type(a) is not dict:
+            raise TypeError(f"it passes on a {type(a).__name__}")  # of which torch's own makes a dict
+        return super().create_arg(a)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # noqa: ANN401
+        first = next(iter(inspect.signature(m.forward).parameters.values()), None)
+        by_name = first is not None and first.kind is first.POSITIONAL_OR_KEYWORD and list(kwargs) == [first.name]
+        if by_name and not args and not is_hooked(m):
+            args, kwargs = tuple(kwargs.values()), {}  # so that a layer's call has one form
+        return super().call_module(m, forward, args, kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        layer = isinstance(m, Attention | FrozenBatchNorm2d | nn.modules.batchnorm._NormBase | nn.modules.conv._ConvNd)
-        leaf = layer or is_hooked(m) or is_norm(m) or _is_opaque(m)
+        leaf = _is_layer(m) or isinstance(m, InferenceOnly) or is_hooked(m) or _is_opaque(m)
         return leaf or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    norms = FrozenBatchNorm2d | nn.modules.batchnorm._NormBase
+    return isinstance(module, Attention | norms | nn.modules.conv._ConvNd) or is_norm(module)
 
 
 def _is_opaque(module: nn.Module) -> bool:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from sgenet.attention import Attention
-from sgenet.errors import CheckpointError
-from sgenet.models.networks import build, describe
+from sgenet.errors import CheckpointError, ConfigError
+from sgenet.models.networks import build, describe, unwrapped
 from sgenet.surgery import attention_report, classifier_names
 from sgenet.writing import appearing_whole
 
@@ -28,12 +28,17 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: dict[str, 
     The file appears whole or not at all: it is written under a temporary name and then renamed.
 
     Args:
-        model: A network from `create_model`, or any network with or without `add_attention`.
-        path: The file to write; an existing one is replaced.
+        model: A network from `create_model`, or any network with or without `add_attention`. Compiled, or in
+            `DataParallel` or `DistributedDataParallel`, it is the network within that is written.
+        path: The file to write; an existing one is replaced, and a folder that is not there is made.
         metadata: More to keep beside the description, JSON-able, e.g. {"classes": [...]}.
 
     Returns:
         The path.
+
+    Raises:
+        ConfigError: If an option that the network was built with, or a value of `metadata`, is nothing that JSON holds,
+            or `metadata` has a "network", which is the description's own place.
 
     Examples:
         >>> import tempfile
@@ -46,10 +51,12 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, metadata: dict[str, 
     from safetensors.torch import save_file
 
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    header = {"network": describe(model), **(metadata or {})}
+    header = _header_text(model, metadata or {})
+    state = unwrapped(model).state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with appearing_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", _KEY: json.dumps(header)})
+        save_file(tensors, temporary, metadata={"format": "pt", _KEY: header})
     return path
 
 
@@ -67,14 +74,16 @@ def load(
         model: The host network without attention, for a checkpoint of a network that sgenet cannot build itself.
 
     Returns:
-        The network in eval mode, on the CPU (on `model`'s device, if that is given).
+        The network in eval mode, on the CPU and in torch's default dtype, whatever it was saved in; `model`, if that is
+        given, on its own device and in its own dtype. Torch's random numbers go on as if nothing had been loaded.
 
     Raises:
         CheckpointError: If there is no such file, it is damaged, was not written by `save`, or does not fit `model`.
     """
     file = _file(path, checkpoint)
     tensors, header = _read(file)
-    network = build(header["network"], model)
+    with torch.random.fork_rng(devices=[]):
+        network = build(header["network"], model)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -129,6 +138,9 @@ def load_weights(
     problem = _other_attention(model, header) or _misfit(model, own, taken, left)
     if problem is not None:
         raise CheckpointError(f"{file} does not fit the network: it is of {_built_as(header)}, and {problem}")
+    for key in own.keys() - taken.keys() - left.keys():  # a factor or a blend, which the checkpoint does without
+        module = cast(Attention, model.get_submodule(key.rpartition(".")[0]))
+        module.scale, module.blend = 1.0, None
     model.load_state_dict(taken | left)
     with torch.no_grad():
         for module in fresh.values():
@@ -175,6 +187,34 @@ def checkpoint_folder(run: str | os.PathLike[str], which: Literal["last", "best"
     return index.parent / str(name)
 
 
+def _header_text(model: nn.Module, metadata: dict[str, Any]) -> str:
+    """What is written of a network beside its tensors."""
+    if "network" in metadata:
+        raise ConfigError("metadata has 'network', where the description of the network is kept; give it another name")
+    header = {"network": describe(model), **metadata}
+    foreign = next((found for key, value in header.items() if (found := _foreign(key, value))), None)
+    if foreign is not None:
+        raise ConfigError(
+            f"{foreign} cannot be written to a checkpoint, which holds numbers, texts, and lists and mappings of them; "
+            "give one of these, or build the network without create_model and load it by model=..."
+        )
+    return json.dumps(header)
+
+
+def _foreign(name: str, value: object) -> str | None:
+    """The first part of a value that JSON does not hold, with its name; None if it holds all."""
+    if value is None or isinstance(value, str | int | float):
+        return None
+    parts: list[tuple[str, object]]
+    if isinstance(value, dict):
+        parts = [(f"{name}.{key}", part) for key, part in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(f"{name}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        return f"{name}={value!r}"
+    return next((found for part in parts if (found := _foreign(*part))), None)
+
+
 def _file(path: str | os.PathLike[str], checkpoint: Literal["last", "best"]) -> Path:
     """The file of weights at a path: the path itself, or that of a run's checkpoint."""
     return checkpoint_folder(path, checkpoint) / "model.safetensors" if Path(path).is_dir() else Path(path)
@@ -218,7 +258,7 @@ def _misfit(
 ) -> str | None:
     """The first reason why the tensors of a checkpoint do not make up a network's state; None if they do."""
     # A module that starts as the identity may have these more than one that does not.
-    optional = {f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, Attention) for k in ("scale", "blend")}
+    optional = {f"{n}.{k}" for n, m in model.named_modules() if isinstance(m, Attention) for k in ("factor", "blend")}
     for key, tensor in taken.items():
         if key not in own and key not in optional:
             return f"the network has no '{key}'"

@@ -6,7 +6,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +32,9 @@ HOSTS = (
 """Names of our own hosts."""
 
 
-def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def create_host(
+    name: str, num_classes: int, *, pretrained: bool, options: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build a network without attention.
 
     Args:
@@ -44,11 +46,12 @@ def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[
             options of the convolutions that it replaces.
 
     Returns:
-        The network.
+        The network, and the options that build it without pretrained weights: `options`, and what the weights ask for,
+        e.g. `transform_input` of torchvision's Inception.
 
     Raises:
         UnknownNameError: If the name is unknown.
-        ConfigError: If an option is wrong, or there are no such pretrained weights.
+        ConfigError: If an option is wrong, or there are no such pretrained weights, or they do not fit the options.
         CheckpointError: If the weights cannot be downloaded.
     """
     if num_classes < 1:
@@ -57,21 +60,22 @@ def create_host(name: str, num_classes: int, *, pretrained: bool, options: dict[
         if pretrained:
             raise ConfigError(f"there are no pretrained weights for '{name}' with 'sk'; leave out pretrained")
         rest = {k: v for k, v in options.items() if k != "selective_kernel"}
-        return use_selective_kernels(_host(name, num_classes, False, rest), options["selective_kernel"])
+        host, _ = _host(name, num_classes, False, rest)
+        return use_selective_kernels(host, options["selective_kernel"]), options
     return _host(name, num_classes, pretrained, options)
 
 
-def _host(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _host(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     zoo, _, rest = name.rpartition(":")
     if zoo == "timm":
-        return _timm(rest, num_classes, pretrained, options)
+        return _timm(rest, num_classes, pretrained, options), options
     if zoo == "torchvision":
         return _torchvision(rest, num_classes, pretrained, options)
     if name not in HOSTS:
         raise UnknownNameError(f"there is no network '{name}'.{did_you_mean(name, HOSTS)}")
     if name.endswith("_cifar"):
-        return _cifar(name, num_classes, pretrained, options)
-    return _resnet(name, num_classes, pretrained, options)
+        return _cifar(name, num_classes, pretrained, options), options
+    return _resnet(name, num_classes, pretrained, options), options
 
 
 def zoo_names(zoo: str, pattern: str) -> list[str]:
@@ -107,7 +111,7 @@ def _resnet(name: str, num_classes: int, pretrained: bool, options: dict[str, An
     if name == "resnext101_32x4d":  # torchvision has the class, but neither the name nor weights
         model = _resnext(name, num_classes, pretrained, rest)
     else:
-        model = _torchvision(name, num_classes, pretrained, rest)
+        model, _ = _torchvision(name, num_classes, pretrained, rest)
     if stem == "small":
         conv = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -132,44 +136,70 @@ def _check_options(name: str, options: dict[str, Any], known: list[str]) -> None
             )
 
 
-def _torchvision(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _torchvision(
+    name: str, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
         raise UnknownNameError(f"torchvision has no classification network '{name}'.{did_you_mean(name, known)}")
+    if not pretrained:
+        return _without_weights(name, num_classes, options), options
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    with _one_line(f"torchvision's {name}", options, f"torchvision's {weights}"):
+        # By torchvision's own builder, which knows old names of tensors and what else the weights ask for.
+        model: nn.Module = torchvision.models.get_model_builder(name)(weights=weights, **options)
+    classes = len(weights.meta["categories"])
+    options = options | _asked_by_weights(model, name, classes, options)
+    if num_classes == classes:
+        return model, options
+    return _but_classifier(_without_weights(name, num_classes, options), model.state_dict()), options
+
+
+def _without_weights(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
     builder = torchvision.models.get_model_builder(name)
     if any(p in inspect.signature(builder).parameters for p in ("aux_logits", "transform_input")):
         options = {"init_weights": True, **options}  # silences a warning about a default that will change
-    try:
+    with _one_line(f"torchvision's {name}", options):
         model: nn.Module = builder(weights=None, num_classes=num_classes, **options)
-    except TypeError as error:
-        raise ConfigError(f"torchvision's {name} does not take {options}: {error}") from error
-    if pretrained:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        with _downloading(f"torchvision's {weights}"):
-            state = weights.get_state_dict(progress=True, check_hash=True)
-        _load_but_classifier(model, state, f"torchvision's {weights}")
+    return model
+
+
+def _asked_by_weights(model: nn.Module, name: str, num_classes: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The constructor's options that torchvision set for the weights' sake, e.g. an image size."""
+    with torch.device("meta"):
+        plain = vars(_without_weights(name, num_classes, options))
+    values = {option: vars(model).get(option) for option in inspect.signature(type(model)).parameters}
+    return {
+        option: value
+        for option, value in values.items()
+        if isinstance(value, bool | int | float | str) and value != plain.get(option)
+    }
+
+
+def _but_classifier(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """The network with these weights, but for tensors whose shape the number of classes changed."""
+    own = model.state_dict()
+    model.load_state_dict({key: v if v.shape == own[key].shape else own[key] for key, v in state.items()})
     return model
 
 
 @contextmanager
-def _downloading(weights: str) -> Iterator[None]:
-    """One line instead of the many that a failed download leaves."""
+def _one_line(network: str, options: dict[str, Any], weights: str | None = None) -> Iterator[None]:
+    """One line instead of the many that a zoo raises for wrong options, or for weights that it cannot get or use."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # no network, no such address, no space; or a wrong checksum
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{weights} cannot be had: {reason}; try again where the network reaches them, or leave out pretrained"
-        ) from error
-
-
-def _load_but_classifier(model: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load weights, leaving tensors random whose shape the number of classes changed."""
-    own = model.state_dict()
-    resized = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
-    if any(own[k].shape[1:] != state[k].shape[1:] for k in resized):
-        raise ConfigError(f"{source} do not fit this network: {resized[0]} differs; leave out pretrained")
-    model.load_state_dict({k: v for k, v in state.items() if k not in resized} | {k: own[k] for k in resized})
+    except TypeError as error:
+        raise ConfigError(f"{network} does not take {options}: {error}") from error
+    except (AttributeError, KeyError, OSError, RuntimeError, ValueError) as error:
+        if weights is None or isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, OSError) or (isinstance(error, RuntimeError) and "loading state_dict" not in reason):
+            # no network, no such address, no space; or a wrong checksum
+            raise CheckpointError(
+                f"{weights} cannot be had: {reason}; try again where the network reaches them, or leave out pretrained"
+            ) from error
+        raise ConfigError(f"{weights} do not fit {options}: {reason}; leave out the options, or pretrained") from error
 
 
 def _import_timm() -> Any:  # noqa: ANN401  # a module without types
@@ -186,9 +216,6 @@ def _timm(name: str, num_classes: int, pretrained: bool, options: dict[str, Any]
         raise UnknownNameError(f"timm has no network '{name}'.{did_you_mean(name, timm.list_models())}")
     if pretrained and not timm.is_model_pretrained(name):
         raise ConfigError(f"timm has no pretrained weights for '{name}'; leave out pretrained")
-    try:
-        with _downloading(f"timm's weights of {name}") if pretrained else nullcontext():
-            model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
-    except TypeError as error:
-        raise ConfigError(f"timm's {name} does not take {options}: {error}") from error
+    with _one_line(f"timm's {name}", options, f"timm's weights of {name}" if pretrained else None):
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
     return model

@@ -24,6 +24,7 @@ __all__ = [
     "list_models",
     "set_host_description",
     "split_name",
+    "unwrapped",
 ]
 
 _ASKED = ("attention", "attention_options", "attention_position", "attention_stages")
@@ -62,7 +63,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
 
     Raises:
         UnknownNameError: If the name is unknown; the message suggests a near one.
-        ConfigError: If an option is wrong, or there are no pretrained weights.
+        ConfigError: If an option is wrong, or there are no pretrained weights, or they do not fit the options.
         CheckpointError: If the weights cannot be downloaded.
 
     Source:
@@ -80,7 +81,7 @@ def create_model(name: str, num_classes: int = 1000, pretrained: bool = False, *
     module_options = dict(asked["attention_options"] or {})
     if attention == "sk":
         options["selective_kernel"] = selective_kernel_options(module_options)
-    model = create_host(host, num_classes, pretrained=pretrained, options=options)
+    model, options = create_host(host, num_classes, pretrained=pretrained, options=options)
     set_host_description(model, {"name": host, "num_classes": num_classes, "options": options})
     if attention not in (None, "sk"):
         place = {"position": asked["attention_position"], "stages": asked["attention_stages"]}
@@ -108,10 +109,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """What is needed to build the same network again, as JSON-able values.
+    """What is needed to build the same network again: JSON-able values, if the options given to it are.
 
     Args:
-        model: A network from `create_model`, or any network; of another one only the attention is described.
+        model: A network from `create_model`, or any network; of another one only the attention is described. Compiled,
+            or in `DataParallel` or `DistributedDataParallel`, it is the network within.
 
     Returns:
         `host` (name, num_classes, options; or None; where it is no classifier, its family too) and `attention` (the
@@ -121,11 +123,26 @@ def describe(model: nn.Module) -> dict[str, Any]:
         >>> describe(create_model("resnet18", num_classes=10))
         {'host': {'name': 'resnet18', 'num_classes': 10, 'options': {}}, 'attention': None}
     """
+    model = unwrapped(model)
     report = attention_report(model)
     return {
         "host": getattr(model, _HOST_ATTRIBUTE, None),
         "attention": None if report is None else report.to_dict(),
     }
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network within what `torch.compile`, `DataParallel` and `DistributedDataParallel` return.
+
+    Examples:
+        >>> network = create_model("resnet8_cifar", 10)
+        >>> unwrapped(nn.DataParallel(network)) is network
+        True
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    compiled = dict(model.named_children()).get("_orig_mod")
+    return model if compiled is None else unwrapped(compiled)
 
 
 def set_host_description(model: nn.Module, description: dict[str, Any]) -> None:
@@ -169,7 +186,7 @@ def _build_host(description: dict[str, Any]) -> nn.Module:
     family = description.get("family")
     if family is None:
         options = description["options"]
-        host = create_host(description["name"], description["num_classes"], pretrained=False, options=options)
+        host, _ = create_host(description["name"], description["num_classes"], pretrained=False, options=options)
     elif family in _FAMILIES:
         host = importlib.import_module(_FAMILIES[family]).build_host(description)
     else:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from sgenet.errors import ConfigError, RunError
 from sgenet.study.analysis import Analysis, analyse
 from sgenet.study.definition import MACHINE_SETTINGS, Cell, Definition
 from sgenet.study.storage import State, Storage
-from sgenet.study.working import STOPPED, URL_VARIABLE, Task
+from sgenet.study.working import PATIENCE_SECONDS, STOPPED, URL_VARIABLE, Task
 
 if TYPE_CHECKING:
     from sgenet.training.progress import Progress
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["StudyResult", "open_study", "run_study", "write_report"]
 
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 30.0  # for a worker that was asked to stop
 _MOST_KILLED = 30  # workers that were killed, in one call: beyond, something on this machine kills them all
 
 
@@ -91,10 +91,10 @@ def run_study(
     Raises:
         SgenetError: Before any work, if the definition, the folder, the data or the storage cannot be used; later, if
             no worker can go on. What is finished stays.
-        KeyboardInterrupt: If the user stops it; the same call goes on where it was.
+        KeyboardInterrupt: If the user stops it, or the system by SIGTERM; the same call goes on where it was.
     """
     output = Path(output)
-    _check_call(definition, workers, seconds, cells, machine or {})
+    _check_call(definition, machine or {}, workers=workers, time=seconds, cells=cells, threads=threads)
     definition.cells_of(only or {})
     if progress is None:
         from sgenet.training.progress import ConsoleProgress
@@ -182,13 +182,11 @@ def _reported(
 # ------------------------------------------------------------------------------------------- before any work
 
 
-def _check_call(
-    definition: Definition, workers: int, seconds: float | None, cells: int | None, machine: Mapping[str, Any]
-) -> None:
+def _check_call(definition: Definition, machine: Mapping[str, Any], **numbers: float | None) -> None:
     if definition.needs is not None:
         raise ConfigError(f"the study '{definition.name}' cannot be run yet: {definition.needs}")
-    for name, value in (("workers", workers), ("time", seconds), ("cells", cells)):
-        if value is not None and value <= 0:
+    for name, value in numbers.items():
+        if value is not None and not value > 0:  # nan is not above 0 either
             raise ConfigError(f"{name}={value} must be above 0")
     for name in machine:
         if name not in (*MACHINE_SETTINGS, "data"):
@@ -245,7 +243,7 @@ class _Crew:
         shown = _Shown(definition, progress)
         stopped = ""
         try:
-            with self._at_work():
+            with _sigterm_as_interruption(), self._at_work():
                 while self._processes:
                     shown.update(storage.state())
                     if deadline is not None and time.monotonic() >= deadline:
@@ -266,12 +264,17 @@ class _Crew:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         self._logs.mkdir(parents=True, exist_ok=True)
-        for _ in range(self._size):
-            self._start()
+        self._pipe, own_end = os.pipe()
         try:
+            for _ in range(self._size):
+                self._start()
             yield
         finally:
-            self._stop()
+            try:
+                self._stop()
+            finally:
+                os.close(own_end)
+                os.close(self._pipe)
 
     def _start(self) -> None:
         self._started += 1
@@ -282,7 +285,7 @@ class _Crew:
             process = subprocess.Popen(
                 command,
                 env=os.environ | {URL_VARIABLE: self._url},
-                stdin=subprocess.DEVNULL,
+                stdin=self._pipe,  # it ends when this process does, however that comes about
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -313,11 +316,24 @@ class _Crew:
                 process.send_signal(signal.SIGINT)
         for process in self._processes:
             try:
-                process.wait(_PATIENCE_SECONDS)
+                process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:  # it missed the signal; its silence gives its cell back
                 process.kill()
                 process.wait()
         self._processes.clear()
+
+
+@contextmanager
+def _sigterm_as_interruption() -> Iterator[None]:
+    """Let SIGTERM, by which systems end a process, do what Ctrl+C does; only the main thread can settle that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Shown:

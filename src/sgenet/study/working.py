@@ -1,6 +1,7 @@
 """A worker: a process that trains cells of a study, one after the other, until none is left.
 
-`sgenet.study.running` starts it as `python -m sgenet.study.working`; it asks the storage for all it needs to know.
+`sgenet.study.running` starts it as `python -m sgenet.study.working`; it asks the storage for all it needs to know. Its
+standard input is a pipe that says nothing: that it ends tells that the process which started it is gone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from _thread import interrupt_main
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +21,13 @@ from sgenet.errors import SgenetError
 from sgenet.study.storage import Claim, Result, Storage
 from sgenet.study.training import Images, train_cell
 
-__all__ = ["URL_VARIABLE", "Task", "main", "work"]
+__all__ = ["PATIENCE_SECONDS", "STOPPED", "URL_VARIABLE", "Task", "main", "work"]
 
 URL_VARIABLE = "SGENET_STUDY_STORAGE"
 """The environment variable by which a worker gets the storage's URL: a command line would show its password."""
+
+PATIENCE_SECONDS = 30.0
+"""How long a worker that is to stop has for giving back what it is at."""
 
 STOPPED, WRONG = 130, 2
 
@@ -104,7 +107,7 @@ def main(words: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)  # a shell's background job would ignore it
-    threading.Thread(target=_stop_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(asked,), daemon=True).start()
     try:
         work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE], asked.is_set)
     except KeyboardInterrupt:
@@ -115,11 +118,13 @@ def main(words: list[str]) -> int:
     return STOPPED if asked.is_set() else 0
 
 
-def _stop_with(parent: int) -> None:
-    """Stop when the process that started this one is gone."""
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    interrupt_main()
+def _stop_with_parent(asked: threading.Event) -> None:
+    """Stop when the input ends, unless that is asked for already; in any case before long."""
+    os.read(sys.stdin.fileno(), 1)
+    if not asked.is_set():
+        os.kill(os.getpid(), signal.SIGINT)  # a signal also ends a wait, for a lock or a server
+    time.sleep(PATIENCE_SECONDS)
+    os._exit(STOPPED)  # something swallowed it; the silence gives the cell back
 
 
 if __name__ == "__main__":

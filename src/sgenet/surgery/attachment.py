@@ -5,6 +5,7 @@ No hooks on modules and no changed classes of norms: both vanish silently when n
 
 from __future__ import annotations
 
+import re
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from sgenet.attention import Attention
 from sgenet.surgery.blocks import with_attention, without_attention
 
-__all__ = ["REPARAMETERISERS", "Attended", "attach", "detach", "free_name"]
+__all__ = ["REPARAMETERISERS", "Attended", "attach", "detach", "forget_displaced", "free_name", "remembers_displaced"]
 
 REPARAMETERISERS = ("fuse", "reparameterize", "switch_to_deploy")
 """Methods by which timm and others merge the filters of a module; what has one may be replaced by what it returns."""
@@ -26,7 +27,7 @@ class Attended(nn.Module):
     """A module of the host with attention before or after it, under the host's keys.
 
     In the state_dict the host's module keeps its keys, and attention's begin with `attention.`. Attributes of the
-    host's module can be reached through this one.
+    host's module can be read and set through this one.
 
     Args:
         inner: The host's module.
@@ -57,6 +58,8 @@ class Attended(nn.Module):
         self.first = first
         self.channels_last = channels_last
         self.training = inner.training
+        self._loading: tuple[str, list[str]] = ("", [])  # prefix of the keys, and what goes wrong with them
+        self.register_load_state_dict_post_hook(_name_as_saved)  # type: ignore[no-untyped-call]
         self.add_module(_INNER, inner)
         self.add_module(name, attention)
 
@@ -77,9 +80,17 @@ class Attended(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in REPARAMETERISERS:
-                raise  # else the merged module would take the place of this one, and attention would be gone
+            if name in REPARAMETERISERS or name.startswith("__"):
+                raise  # else the merged module, or a deepcopy, would take the place of this one without attention
             return getattr(super().__getattr__(_INNER), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+        inner = self.__dict__.get("_modules", {}).get(_INNER)
+        own = name in self.__dict__ or name in self.__dict__.get("_modules", {}) or hasattr(type(self), name)
+        if own or inner is None or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # torch's overloads
         """The state with the host's module under its own keys."""
@@ -93,6 +104,7 @@ class Attended(nn.Module):
         own = [key for key in state_dict if key.startswith(prefix) and not key.startswith(attention)]
         for key in own:
             state_dict[f"{prefix}{_INNER}.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+        self._loading = (prefix, args[-1])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -153,6 +165,16 @@ def detach(model: nn.Module, module: str, place: str, how: str) -> None:
         model.set_submodule(place, host.get_submodule(_INNER))
 
 
+def forget_displaced(attention: nn.Module) -> None:
+    """Let attention that stands in the place of the host's own not be taken for something that can be undone."""
+    del attention.__dict__["displaced"]
+
+
+def remembers_displaced(attention: nn.Module) -> bool:
+    """Whether attention knows what it displaced, so that `detach` can put it back."""
+    return "displaced" in vars(attention)
+
+
 def _remember(attention: Attention, displaced: nn.Module | None) -> None:
     # In a tuple, a module is no submodule: its keys are not the network's as long as it is out of it.
     attention.__dict__["displaced"] = (displaced,)
@@ -175,3 +197,12 @@ def _rename(state: MutableMapping[str, Any], old: str, new: str) -> None:
     metadata = getattr(state, "_metadata", {})
     for key in [key for key in metadata if (key + ".").startswith(old)]:
         metadata[(new + (key + ".").removeprefix(old)).rstrip(".")] = metadata.pop(key)
+
+
+def _name_as_saved(module: Attended, incompatible: Any) -> None:  # noqa: ANN401  # torch's private class
+    """After loading: take the wrapper's own part out of the keys that errors name."""
+    prefix, errors = module._loading
+    module._loading = ("", [])
+    key = re.compile(rf"(?<![\w.]){re.escape(prefix + _INNER)}\.")
+    for texts in (incompatible.missing_keys, incompatible.unexpected_keys, errors):
+        texts[:] = [key.sub(prefix, text) for text in texts]

@@ -193,7 +193,8 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
         model: A classifier.
 
     Returns:
-        What timm's description of the network says; else the last linear layer or convolution outside of attention.
+        What timm's description of the network says; else the last linear layer or convolution outside of attention, and
+        the one of `classifier` before that of an `aux_classifier`, as torchvision's segmenters have them.
 
     Raises:
         ConfigError: If the network has neither.
@@ -216,7 +217,9 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     ]
     if not layers:
         raise ConfigError(f"{type(model).__name__} has no linear layer and no convolution that could be its classifier")
-    return (layers[-1],)
+    main = [name for name in layers if name.partition(".")[0] == "classifier"]
+    auxiliary = layers[-1].partition(".")[0] == "aux_classifier"
+    return (*(main[-1:] if auxiliary else ()), layers[-1])
 
 
 def _attention_parameters(model: nn.Module) -> set[str]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from sgenet.attention import Attention, attention_class, create_attention
 from sgenet.errors import ConfigError, did_you_mean
-from sgenet.surgery.attachment import attach, detach
-from sgenet.surgery.recording import record
+from sgenet.surgery.attachment import attach, detach, forget_displaced, remembers_displaced
+from sgenet.surgery.recording import Recording, record
 from sgenet.surgery.report import (
     AttentionReport,
     Placed,
@@ -42,7 +42,8 @@ def add_attention(
 ) -> nn.Module:
     """Put attention into any convolutional network.
 
-    One forward pass is recorded to find the places. Every original state_dict key stays valid; the new keys begin with
+    One forward pass is recorded to find the places, and one with attention, which must return the same. Every original
+    state_dict key stays valid, but for those of attention that `existing="replace"` displaces; the new keys begin with
     the names of the attention modules, which the report lists. Where an option does not fit a place, it is adapted and
     the report says so: SGE's groups become the largest divisor of C not above the asked number that leaves at least 4
     channels a group, SE's reduction falls until at least 4 hidden units remain.
@@ -66,7 +67,8 @@ def add_attention(
 
     Raises:
         UnknownNameError: If there is no attention module `name`.
-        ConfigError: If the network has no such place, has been through this before, or an option is wrong.
+        ConfigError: If the network has no such place, has been through this before, would return something else, or an
+            option is wrong.
 
     Source:
         Places: arXiv 1905.09646, section 3 ("after the last BN"), arXiv 1709.01507v4, figures 3 and 5, table 13.
@@ -86,7 +88,7 @@ def add_attention(
     sites = find_sites(model, position, modules=modules, example=example)
     chosen, passed_over = _choose(model, sites, position, stages, existing)
     plan = _Plan(name, cls, options, keep_output=keep_output, fit=True)
-    return _insert(model, plan, chosen, (*sites.passed_over, *passed_over), sites.part, example)
+    return _insert(model, plan, sites, chosen, passed_over, example)
 
 
 def insert_attention(
@@ -121,7 +123,7 @@ def insert_attention(
     sites = find_sites(model, position)
     chosen, passed_over = _choose(model, sites, position, stages, "keep")
     plan = _Plan(name, cls, options, keep_output=keep_output, fit=fit)
-    return _insert(model, plan, chosen, (*sites.passed_over, *passed_over), sites.part, None)
+    return _insert(model, plan, sites, chosen, passed_over, None)
 
 
 def remove_attention(model: nn.Module) -> nn.Module:
@@ -134,7 +136,7 @@ def remove_attention(model: nn.Module) -> nn.Module:
         `model`; right after insertion it is the original, bit for bit.
 
     Raises:
-        ConfigError: If no attention was added to it.
+        ConfigError: If no attention was added to it, or what it displaced is not there: it is in no checkpoint.
 
     Examples:
         >>> import torchvision
@@ -146,6 +148,13 @@ def remove_attention(model: nn.Module) -> nn.Module:
     report = attention_report(model)
     if report is None:
         raise ConfigError(f"no attention was added to this {type(model).__name__}, so there is nothing to remove")
+    replacing = (p.module for p in report.placed if p.attach == "replace")
+    lost = next((name for name in replacing if not remembers_displaced(model.get_submodule(name))), None)
+    if lost is not None:
+        raise ConfigError(
+            f"what '{report.attention}' displaced at '{lost}' is in no checkpoint, so it cannot be put back into this "
+            f"{type(model).__name__}; build the network anew from the weights that it had before"
+        )
     _detach_all(model, report.placed)
     forget_attention_report(model)
     return model
@@ -173,6 +182,9 @@ def attach_recorded(model: nn.Module, report: AttentionReport) -> nn.Module:
             )
     built = [(p, _build(model, report.attention, p, keep_output=False)) for p in report.placed]
     _attach_all(model, built)
+    for placed, attention in built:
+        if placed.attach == "replace":
+            forget_displaced(attention)  # it is the host's as built, not the one of the network that was reported
     set_attention_report(model, report)
     return model
 
@@ -201,20 +213,22 @@ class _Plan(NamedTuple):
 def _insert(
     model: nn.Module,
     plan: _Plan,
-    sites: Iterable[Site],
+    sites: Sites,
+    chosen: Iterable[Site],
     passed_over: tuple[tuple[str, str], ...],
-    part: str,
     example: Tensor | None,
 ) -> nn.Module:
-    placed = [plan.placed(model, site) for site in sites]
+    placed = [plan.placed(model, site) for site in chosen]
     built = [(p, _build(model, plan.name, p, keep_output=plan.keep_output)) for p in placed]
     _attach_all(model, built)  # only now: an error above leaves the network as it was
+    keeps = plan.keep_output and not any(p.attach == "replace" for p in placed)
     try:
-        calls = record(model.get_submodule(part), example).calls
+        calls = _trial(model.get_submodule(sites.part), sites.recording, example, keeps=keeps).calls
     except ConfigError as error:
         _detach_all(model, placed)
         raise ConfigError(f"'{plan.name}' does not work in this {type(model).__name__}: {error}") from error
-    unused = [p for p, attention in built if calls[_name_in(model.get_submodule(part), attention)] != 1]
+    part = model.get_submodule(sites.part)
+    unused = [p for p, attention in built if calls[_name_in(part, attention)] != 1]
     _detach_all(model, unused)
     placed = [p for p in placed if p not in unused]
     if not placed:
@@ -222,8 +236,32 @@ def _insert(
             f"{type(model).__name__} does not use what is attached at the places found in it; name some by modules=..."
         )
     lost = tuple((p.place, "the network does not use what is attached there") for p in unused)
-    set_attention_report(model, AttentionReport(plan.name, tuple(placed), (*passed_over, *lost)))
+    left = (*sites.passed_over, *passed_over, *lost)
+    set_attention_report(model, AttentionReport(plan.name, tuple(placed), left))
     return model
+
+
+def _trial(part: nn.Module, before: Recording, example: Tensor | None, *, keeps: bool) -> Recording:
+    """A pass with attention on the input of the pass before; a forward may ask of what class its modules are."""
+    given = torch.zeros(before.steps[0].shape, device="meta") if example is None else example
+    after = record(part, given)
+    changed = f"it returns {after.output} instead of {before.output}" if after.output != before.output else ""
+    if not changed and keeps and not _agree(before.values, after.values):
+        changed = "it returns other values"
+    if changed:
+        raise ConfigError(
+            f"with it, {changed}: the forward asks of what class its modules are; name other modules by modules=..."
+        )
+    return after
+
+
+def _agree(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
+    """Whether values are the same but for rounding, where both passes had any."""
+    return all(
+        torch.allclose(b, a, rtol=1e-2, atol=1e-2 * float(b.abs().max()), equal_nan=True)
+        for b, a in zip(before, after, strict=False)
+        if b.numel()
+    )
 
 
 def _name_in(part: nn.Module, attention: Attention) -> str:
@@ -276,6 +314,8 @@ def _of_stages(sites: Sequence[Site], stages: int | Collection[int] | None, *, f
     if stages is None:
         return list(sites)
     wanted = {stages} if isinstance(stages, int) else set(stages)
+    if not all(isinstance(stage, int) for stage in wanted):
+        raise ConfigError(f"stages={stages!r} must be whole numbers, e.g. [4, 5]; name modules by modules=... instead")
     there = {site.stage for site in sites}
     if found and (not wanted or wanted - there):
         raise ConfigError(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
+import torch
 from torch import nn
 
 from sgenet.attention import Attention
+from sgenet.errors import ConfigError
 from sgenet.surgery.attachment import REPARAMETERISERS, free_name
 from sgenet.surgery.blocks import is_known_block
-from sgenet.surgery.recording import Recording, Step
+from sgenet.surgery.recording import Recording, Step, record
 from sgenet.surgery.sites import Attach, Site
 
 __all__ = ["PARTS", "SUMS", "Places", "is_inside"]
@@ -50,6 +53,7 @@ class Places:
     """
 
     def __init__(self, model: nn.Module, recording: Recording, prefix: str) -> None:
+        self._model = model
         self.modules = dict(model.named_modules())
         self.recording = recording
         self.prefix = prefix
@@ -63,7 +67,7 @@ class Places:
     def site(self, module: str, place: str, attach: Attach, end: Step, kind: str, taken: str) -> Site:
         """A site for attention on a step's result."""
         taken = taken and self.prefix + taken
-        last = self.channels_last(end)
+        last = bool(self.channels_last(end))
         channels, size = (end.shape[-1], end.shape[1:-1]) if last else (end.shape[1], end.shape[2:])
         stage = round(math.log2(self.recording.steps[0].shape[-1] / size[-1]))
         return Site(self.prefix + module, self.prefix + place, attach, channels, stage, kind, taken, size, last)
@@ -161,15 +165,50 @@ class Places:
                 return name
         return None
 
+    def unreturned(self, step: Step, otherwise: str) -> str:
+        """Why nothing can be put behind a step: the module that returns it is used again, or what is said otherwise."""
+        again = [name for name in step.ends if name and self.recording.calls[name] > 1]
+        return f"module '{again[0]}' is used {self.recording.calls[again[0]]} times in one pass" if again else otherwise
+
     def is_map(self, step: Step) -> bool:
         """Whether a result has a batch, channels, and as many spatial axes as the image."""
-        return len(step.shape) == self.axes
+        return not self.refusal(step)
 
-    def channels_last(self, step: Step) -> bool:
-        """Whether a map's channels are its last axis; a square image tells by which axes are as long as each other."""
-        image = self.recording.steps[0].shape
-        square = len(set(image[2:])) == 1 and self.axes > 3
-        return square and len(set(step.shape[2:])) > 1 and len(set(step.shape[1:-1])) == 1
+    def refusal(self, step: Step) -> str:
+        """What a result is instead of a map; empty for a map."""
+        if len(step.shape) != self.axes:
+            return f"no map, but the shape {step.shape}"
+        if self.channels_last(step) is None:
+            return f"the shape {step.shape}, of which it cannot be told where the channels are"
+        return ""
+
+    def channels_last(self, step: Step) -> bool | None:
+        """Whether a map's channels are its last axis instead of its second; None where it cannot be told."""
+        axis = step.channels or self._axis_that_stays(step)
+        if axis not in (1, len(step.shape) - 1):
+            return None
+        return axis != 1
+
+    def _axis_that_stays(self, step: Step) -> int | None:
+        """The one axis behind the batch that is as long for a larger image."""
+        if self._larger is None:
+            return None
+        sizes = zip(step.shape, self._larger.steps[step.index].shape, strict=True)
+        staying = [axis for axis, (size, larger) in enumerate(sizes) if axis and size == larger]
+        return staying[0] if len(staying) == 1 else None
+
+    @cached_property
+    def _larger(self) -> Recording | None:
+        """The same steps for an image twice as large; None where the network does not take it, or takes other steps."""
+        batch, channels, *sides = self.recording.steps[0].shape
+        try:
+            larger = record(self._model, torch.zeros((batch, channels, *(2 * n for n in sides)), device="meta"))
+        except ConfigError:
+            return None
+        same = [(s.operation, len(s.shape)) for s in larger.steps] == [
+            (s.operation, len(s.shape)) for s in self.recording.steps
+        ]
+        return larger if same else None
 
 
 def is_inside(name: str, block: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,14 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sgenet.errors import ConfigError
+from sgenet.surgery.axes import channels_axis
 
 __all__ = ["Recording", "Step", "example_input", "record"]
 
 _WEIGHTED = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm", "_native_multi_head_attention"})
+_WEIGHT_MAKERS = (WeightNorm, SpectralNorm, BasePruningMethod)  # hooks without which a module has no present weight
 _SIDES = (224, 256, 299, 384, 64, 32)  # pixels that are tried where a network does not tell its input size
 
 
@@ -37,6 +43,7 @@ class Step:
         kernel: Spatial size of the filter of a convolution, else empty.
         channelwise: Whether it is a convolution of each channel by itself.
         dim: The axis of a concatenation, None otherwise.
+        channels: The axis that holds the channels, None where what made it does not tell.
     """
 
     index: int
@@ -49,6 +56,7 @@ class Step:
     kernel: tuple[int, ...] = ()
     channelwise: bool = False
     dim: int | None = None
+    channels: int | None = None
 
     @property
     def weighted(self) -> bool:
@@ -63,6 +71,9 @@ class Recording:
         steps: In order; step 0 is the network's input.
         calls: How often each module was called.
         shapes: Shape of what each module returned, where that was one tensor.
+        inputs: Shape of the first tensor that each module was given.
+        output: What the network returned, with the shape of each tensor for the tensor and a class for all else.
+        values: The tensors of floats that it returned; empty after a pass without values.
     """
 
     def __init__(self) -> None:
@@ -70,6 +81,8 @@ class Recording:
         self.calls: Counter[str] = Counter()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.inputs: dict[str, tuple[int, ...]] = {}
+        self.output: Any = None
+        self.values: tuple[Tensor, ...] = ()
         self._past: list[int] | None = None
         self._readers: list[list[int]] | None = None
 
@@ -111,7 +124,7 @@ def record(model: nn.Module, example: Tensor | None = None) -> Recording:
     """Run a network once in eval mode and write down what it does.
 
     The pass runs on the meta device, on which tensors have shapes and no values, and where a network does not stand
-    that, on a copy with its weights. The network itself stays untouched.
+    that, on a copy with its weights. The network itself stays untouched, and its hooks are not called.
 
     Args:
         model: The network.
@@ -121,19 +134,23 @@ def record(model: nn.Module, example: Tensor | None = None) -> Recording:
         The recording.
 
     Raises:
-        ConfigError: If no forward pass works; the message holds the last reason.
+        ConfigError: If no forward pass works; the message holds the reason for the first input tried.
     """
+    if example is not None and not isinstance(example, Tensor):
+        raise ConfigError(f"example is a {type(example).__name__}; give one tensor, a batch as the network takes it")
+    _check_shaped(model)
     examples = [example] if example is not None else [*_candidates(model)]
-    reason: Exception | None = None
-    for device in ("meta", "cpu"):
+    reasons: list[Exception] = []
+    for device in ("meta",) if any(tensor.is_meta for tensor in _tensors(model)) else ("meta", "cpu"):
         twin = _twin(model, device)
+        reasons = []
         for candidate in examples:
             try:
-                return _run(twin, candidate.detach().to(device))
+                return _run(twin, _moved(candidate, device))
             except Exception as error:  # whatever a stranger's forward may raise
-                reason = error
+                reasons.append(error)
     raise ConfigError(
-        f"{type(model).__name__} does not run on {tuple(examples[-1].shape)}: {' '.join(str(reason).split())[:200]}; "
+        f"{type(model).__name__} does not run on {tuple(examples[0].shape)}: {_words(reasons[0])}; "
         "give an input that it takes as example=..."
     )
 
@@ -163,15 +180,45 @@ def _first_convolution(model: nn.Module) -> Any:  # noqa: ANN401  # Conv1d, Conv
     )
 
 
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _check_shaped(model: nn.Module) -> None:
+    if any(is_lazy(tensor) for tensor in _tensors(model)):
+        raise ConfigError(
+            f"{type(model).__name__} has lazy modules, whose weights have no shape yet; run one batch through it first"
+        )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _moved(example: Tensor, device: str) -> Tensor:
+    return torch.zeros_like(example, device=device) if example.is_meta else example.detach().to(device)
+
+
 def _twin(model: nn.Module, device: str) -> nn.Module:
-    """A copy of the network in eval mode; on the meta device it costs no memory."""
+    """A copy of the network in eval mode, without its hooks; on the meta device it costs no memory."""
     memo: dict[int, Any] = {}
+    for module in model.modules():
+        kept = {key: hook for key, hook in module._forward_pre_hooks.items() if isinstance(hook, _WEIGHT_MAKERS)}
+        memo[id(module._forward_pre_hooks)] = OrderedDict(kept)
+        memo[id(module._forward_hooks)] = OrderedDict()
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                memo[id(value)] = value.detach().to(device, copy=True)  # deepcopy refuses what a weight maker made
     if device == "meta":
         for parameter in model.parameters():
             memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
         for buffer in model.buffers():
             memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo).to(device).eval()
+    try:
+        return copy.deepcopy(model, memo).to(device).eval()
+    except Exception as error:  # whatever a stranger's attributes may raise
+        raise ConfigError(f"{type(model).__name__} cannot be copied for a trial run: {_words(error)}") from error
 
 
 def _run(model: nn.Module, example: Tensor) -> Recording:
@@ -179,8 +226,19 @@ def _run(model: nn.Module, example: Tensor) -> Recording:
     recorder = _Recorder(model)
     recorder.begin(example)
     with torch.no_grad(), recorder.listening(), recorder:
-        model(example)
-    return recorder.recording
+        output = model(example)
+    recording = recorder.recording
+    recording.output = tree_map(_outline, output)
+    recording.values = tuple(v for v in tree_leaves(output) if _has_values(v))
+    return recording
+
+
+def _outline(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value)
+
+
+def _has_values(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
 
 
 class _Recorder(TorchDispatchMode):
@@ -196,7 +254,7 @@ class _Recorder(TorchDispatchMode):
 
     def begin(self, example: Tensor) -> None:
         """Step 0: the input."""
-        self._note(Step(0, "input", (), tuple(example.shape)), [example])
+        self._note(Step(0, "input", (), tuple(example.shape), channels=1), [example])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
@@ -212,8 +270,12 @@ class _Recorder(TorchDispatchMode):
                 _describe_convolution(step, read[1], args)
             elif operation == "cat":
                 step.dim = args[1] if len(args) > 1 else 0
+            step.channels = channels_axis(operation, args, step.shape, [self._held(index) for index in reads])
             self._note(step, made)
         return result
+
+    def _held(self, index: int) -> tuple[tuple[int, ...], int | None]:
+        return self.recording.steps[index].shape, self.recording.steps[index].channels
 
     def _note(self, step: Step, made: list[Tensor]) -> None:
         self.recording.steps.append(step)

@@ -61,6 +61,8 @@ def find_sites(
             f"Known: {', '.join(get_args(Position))}"
         )
     if modules is not None:
+        if not modules:
+            raise ConfigError(f"modules={modules!r} names no module; give names or patterns, or leave it out")
         places = Places(model, record(model, example), "")
         return _answer(places, _named(places, [modules] if isinstance(modules, str) else modules))
     try:
@@ -112,7 +114,8 @@ def _answer(places: Places, found: Iterable[Site]) -> Sites:
         for block, reason in places.passed_over.items()
         if not _holds_any(places.prefix + block, by_name.values())
     )
-    return Sites(tuple(by_name.values()), tuple(_taken(places)), passed_over, places.prefix.rstrip("."))
+    part = places.prefix.rstrip(".")
+    return Sites(tuple(by_name.values()), tuple(_taken(places)), passed_over, part, places.recording)
 
 
 def _holds_any(block: str, sites: Iterable[Site]) -> bool:
@@ -145,9 +148,10 @@ def _named(places: Places, patterns: Sequence[str]) -> Iterator[Site]:
                     f"module '{name}' is used {places.recording.calls[name]} times in one pass; "
                     "attention behind it would mix places: name modules that are used once"
                 )
-            if not places.is_map(end):
+            refusal = places.refusal(end)
+            if refusal:
                 raise ConfigError(
-                    f"module '{name}' returns {tuple(end.shape)}; attention takes (batch, channels, "
-                    f"{places.axes - 2} spatial axes): name another module"
+                    f"module '{name}' returns {refusal}; attention takes (batch, channels, {places.axes - 2} spatial "
+                    "axes) or channels last: name another module"
                 )
             yield places.behind(end, "module", "", names=[name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sgenet.surgery.recording import Recording
+
 __all__ = ["Attach", "Position", "Site", "Sites"]
 
 Position = Literal["residual", "pre", "post", "identity", "inner", "module", "stage"]
@@ -48,9 +50,11 @@ class Sites(NamedTuple):
         taken: The attention modules that the network has already, as places for others instead of them.
         passed_over: Names of places that cannot take attention, each with the reason.
         part: Name of the part of the network that was run; empty for all of it.
+        recording: Of its forward pass.
     """
 
     found: tuple[Site, ...]
     taken: tuple[Site, ...]
     passed_over: tuple[tuple[str, str], ...]
     part: str
+    recording: Recording

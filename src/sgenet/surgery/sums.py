@@ -37,7 +37,8 @@ class ResidualSums:
     def _find(self) -> Iterator[Branch]:
         for step in self._recording.steps:
             in_attention = any(name in self._places.attention for name in step.inside)
-            if step.operation in SUMS and len(step.reads) == 2 and self._places.is_map(step) and not in_attention:
+            of_maps = len(step.reads) == 2 and len(step.shape) == self._places.axes
+            if step.operation in SUMS and of_maps and not in_attention:
                 branch = self._branch(step)
                 if branch is not None:
                     yield branch
@@ -71,9 +72,10 @@ class ResidualSums:
             block = branch.total.inside[-1]
             end = self._places.returned(branch.end, branch.total)
             if end is None:
-                self._places.passed_over[block] = "no module returns the end of the branch"
+                reason = self._places.unreturned(branch.end, "no module returns the end of the branch")
+                self._places.passed_over[block] = reason
             elif not self._places.is_map(end):
-                self._places.passed_over[block] = f"not a map, but of shape {end.shape}"
+                self._places.passed_over[block] = f"the branch ends in {self._places.refusal(end)}"
             else:
                 yield self._residual_site(block, end, branch)
 
@@ -122,7 +124,7 @@ class ResidualSums:
             if names and self._places.is_map(last):
                 yield self._places.behind(last, "sum", self._places.attention_in(branch.own), names=names)
             else:
-                self._places.passed_over[block] = "the sum is not what a module returns"
+                self._places.passed_over[block] = self._places.unreturned(last, "the sum is not what a module returns")
 
     def identity(self) -> Iterator[Site]:
         """On the shortcut."""
@@ -151,7 +153,8 @@ class ResidualSums:
             if names and self._places.is_map(end):
                 yield self._places.behind(end, "sum", self._places.attention_in(branch.own), names=names)
             else:
-                self._places.passed_over[block] = "no module returns the result of the convolution"
+                reason = self._places.unreturned(end, "no module returns the result of the convolution")
+                self._places.passed_over[block] = reason
 
     def stage(self) -> Iterator[Site]:
         """After the last sum of every stage but the last."""

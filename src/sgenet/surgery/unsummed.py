@@ -107,7 +107,7 @@ class Unsummed:
             end = self._places.activated(self._merged_step(step))
             merged = self._places.merging(step)
             names = [name for name in self._places.used_once(end) if not merged or not is_inside(name, merged)]
-            if names:
+            if names and self._places.is_map(end):
                 yield self._places.behind(end, "activation", self._places.attention_in(1 << end.index), names=names[:1])
 
     def _merged_step(self, step: Step) -> Step:
