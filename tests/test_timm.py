@@ -126,7 +126,7 @@ def test_gradients_of_a_cifar_network_are_the_same_with_less_kept():
     checkpointed.load_state_dict(kept.state_dict())
     checkpointed.set_grad_checkpointing()
     images, runs = torch.randn(4, 3, 32, 32), []
-    checkpointed.layer2[1].register_forward_hook(lambda *_: runs.append(1))
+    checkpointed.layer2[1].register_forward_pre_hook(lambda *_: runs.append(1))
     for model in (kept, checkpointed):
         model(images).square().sum().backward()
     assert len(runs) == 2, "the block is run again in the backward pass"

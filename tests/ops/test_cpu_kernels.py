@@ -440,14 +440,16 @@ def test_a_large_mean_costs_no_precision(isa, layout):
         assert_close(ours.dx, expected.dx, 1e-4, "dx")
 
 
-def test_two_looks_bear_an_outlier_where_they_begin(isa):
-    """Their sums are relative to the first rows."""
-    shape, groups = LARGE[0]
-    case = draw(shape, groups, torch.float32, NHWC)
+@LAYOUTS
+@pytest.mark.parametrize(("shape", "groups"), [LARGE[0], ((2, 64, 56, 56), 16), ((1, 16, 7, 7), 4)])
+def test_an_outlier_where_the_sums_begin(isa, layout, shape, groups):
+    """Some sums are relative to the first rows, or to the first position."""
+    case = draw(shape, groups, torch.float32, layout)
     case.x[0, :, 0, 0] = 30
     ours = by_kernels(case, groups, add=False, relu=False)
     expected = by_formula(case, groups, add=False, relu=False, y=ours.y)
     assert_close(ours.y, expected.y, 1e-5, "y")
+    assert_close(ours.dx, expected.dx, 5e-5, "dx")
 
 
 @LAYOUTS

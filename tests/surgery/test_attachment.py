@@ -154,7 +154,7 @@ def test_a_name_that_the_host_uses_is_not_taken():
     model = Gated()
     keys = set(model.state_dict())
     sgenet.add_attention(model, "sge", example=IMAGES)
-    assert set(model.state_dict()) - keys == {f"tail.added_attention.{k}" for k in ("weight", "bias", "scale")}
+    assert set(model.state_dict()) - keys == {f"tail.added_attention.{k}" for k in ("weight", "bias", "factor")}
     assert keys < set(model.state_dict())
     assert model.load_state_dict(model.state_dict()).missing_keys == []
 

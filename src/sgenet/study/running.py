@@ -236,6 +236,8 @@ class _Crew:
         self._processes: dict[subprocess.Popen[bytes], Path] = {}
         self._killed = 0
         self._started = 0
+        self._pipe = -1
+        self._own_end: int | None = None
 
     def watch(self, storage: Storage, definition: Definition, seconds: float | None, progress: Progress) -> str:
         """Show how far the study is until the workers are done; why they were stopped, if they were."""
@@ -264,7 +266,7 @@ class _Crew:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._pipe, own_end = os.pipe()
+        self._pipe, self._own_end = os.pipe()
         try:
             for _ in range(self._size):
                 self._start()
@@ -273,7 +275,6 @@ class _Crew:
             try:
                 self._stop()
             finally:
-                os.close(own_end)
                 os.close(self._pipe)
 
     def _start(self) -> None:
@@ -285,7 +286,7 @@ class _Crew:
             process = subprocess.Popen(
                 command,
                 env=os.environ | {URL_VARIABLE: self._url},
-                stdin=self._pipe,  # it ends when this process does, however that comes about
+                stdin=self._pipe,  # its end asks to stop; it ends with this process too, however that comes about
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -311,13 +312,13 @@ class _Crew:
 
     def _stop(self) -> None:
         """Ask all to stop, and wait until they have given back what they were at."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+        if self._own_end is not None:
+            os.close(self._own_end)  # a signal would be lost on one that has still to import what it needs
+            self._own_end = None
         for process in self._processes:
             try:
                 process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:  # it missed the signal; its silence gives its cell back
+            except subprocess.TimeoutExpired:  # something swallowed it; its silence gives its cell back
                 process.kill()
                 process.wait()
         self._processes.clear()

@@ -1,7 +1,8 @@
 """A worker: a process that trains cells of a study, one after the other, until none is left.
 
 `sgenet.study.running` starts it as `python -m sgenet.study.working`; it asks the storage for all it needs to know. Its
-standard input is a pipe that says nothing: that it ends tells that the process which started it is gone.
+standard input is a pipe that says nothing: its end asks the worker to stop, or tells that the process which started it
+is gone.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def main(words: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)  # a shell's background job would ignore it
-    threading.Thread(target=_stop_with_parent, args=(asked,), daemon=True).start()
+    threading.Thread(target=_stop_with_input, args=(asked,), daemon=True).start()
     try:
         work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE], asked.is_set)
     except KeyboardInterrupt:
@@ -118,13 +119,13 @@ def main(words: list[str]) -> int:
     return STOPPED if asked.is_set() else 0
 
 
-def _stop_with_parent(asked: threading.Event) -> None:
-    """Stop when the input ends, unless that is asked for already; in any case before long."""
+def _stop_with_input(asked: threading.Event) -> None:
+    """Stop when the input ends; if something swallows that, before long all the same."""
     os.read(sys.stdin.fileno(), 1)
     if not asked.is_set():
         os.kill(os.getpid(), signal.SIGINT)  # a signal also ends a wait, for a lock or a server
     time.sleep(PATIENCE_SECONDS)
-    os._exit(STOPPED)  # something swallowed it; the silence gives the cell back
+    os._exit(STOPPED)  # the silence gives the cell back
 
 
 if __name__ == "__main__":

@@ -89,10 +89,10 @@ struct ChannelsFirstForward {
     return pack.v[0];
   }
 
-  // t of `Count` packs; adds to the sums of t - first and of its square, which are exactly 0 on a constant map.
+  // t of `Count` packs; adds to the sum of t - first, which is exactly 0 on a constant map.
   template <int Count>
   SGENET_INLINE void similarity_of(const T* x, Index channel, const float* semantic, Index pack, float* similarity,
-                                   float& first, V& total, V& squares) const {
+                                   float& first, V& total) const {
     V t[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, channel + j);
@@ -106,24 +106,43 @@ struct ChannelsFirstForward {
     for (int k = 0; k < Count; ++k) {
       for (int h = 0; h < P::kVectors; ++h) {
         store<W>(similarity + (pack + k) * P::kElements + h * W, t[k][h]);
-        const V counted = row.counted(pack + k, h, t[k][h] - first);
-        total += counted;
-        squares += counted * counted;
+        total += row.counted(pack + k, h, t[k][h] - first);
       }
     }
   }
 
+  // The sum of (t - left)^2: a walk over one row, where the way to t went over all of the group's.
+  float deviations_of(const float* similarity, float left) const {
+    V sums[kTogether] = {};
+    Index pack = 0;
+    for (; pack + kTogether < row.packs; pack += kTogether) {
+      for (int k = 0; k < kTogether; ++k) {
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V deviation = load<W>(similarity + (pack + k) * P::kElements + h * W) - left;
+          sums[k] += deviation * deviation;
+        }
+      }
+    }
+    for (; pack < row.packs; ++pack) {
+      for (int h = 0; h < P::kVectors; ++h) {
+        const V deviation = row.counted(pack, h, load<W>(similarity + pack * P::kElements + h * W) - left);
+        sums[h] += deviation * deviation;
+      }
+    }
+    return sum_of_lanes<W>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+
   Statistics find_similarity(const T* x, Index channel, const float* semantic, float* similarity) const {
     float first = 0;  // t at the first position: of the others, the differences from it are summed up
-    V total{}, squares{};
+    V total{};
     Index pack = 0;
     for (; pack + kTogether <= row.packs; pack += kTogether) {
-      similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total, squares);
+      similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total);
     }
-    for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total, squares);
-    Statistics found = statistics_of(sum_of_lanes<W>(total), sum_of_lanes<W>(squares), row.positions);
-    found.left += first;
-    return found;
+    for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total);
+    const float left = first + sum_of_lanes<W>(total) / float(row.positions);
+    const float deviations = row.positions > 1 ? deviations_of(similarity, left) / float(row.positions - 1) : 0.0f;
+    return {left, __builtin_sqrtf(deviations)};
   }
 
   // The gate takes the place of t.
