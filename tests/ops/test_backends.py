@@ -66,6 +66,7 @@ def curve_of_blocks(backend, layout, steps=50):
         return learned(net, layout, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_a_small_network_learns_by_triton_as_by_the_reference():
     run = subprocess.run(

@@ -268,7 +268,10 @@ def test_a_stopped_command_goes_on_where_it_was(ending, tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [(signal.SIGTERM, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)],
+)
 def test_no_worker_outlives_the_command(ending, status, tmp_path):
     """They have only begun, and have still to import what they need."""
     output = tmp_path / "demo"
