@@ -454,6 +454,35 @@ def test_what_lies_elsewhere_or_has_another_size_is_named():
         ops.batch_norm_spatial_group_enhance(x, one, None, 1e-5, two, two, 2)
 
 
+@pytest.mark.parametrize("eps", [0.0, -1e-5, float("nan")])
+def test_eps_must_be_positive(eps):
+    x, two = torch.ones(2, 8, 4, 4), torch.ones(2)
+    for call in (
+        lambda: sgenet.spatial_group_enhance(x, two, two, 2, eps),
+        lambda: ops.spatial_group_enhance_(x, two, two, 2, eps),
+        lambda: ops.batch_norm_spatial_group_enhance(x, None, None, 1e-5, two, two, 2, eps),
+    ):
+        with pytest.raises(ConfigError, match=f"eps={eps} must be positive"):
+            call()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_written_over_has_no_place_for_a_wider_sum(autocast):
+    x, two = torch.ones(2, 8, 4, 4, dtype=torch.bfloat16), torch.ones(2)
+    for call in (
+        lambda: ops.spatial_group_enhance_(x, two, two, 2, residual=x.float()),
+        lambda: ops.scale_channels_(x, torch.ones(2, 8), x.float()),
+    ):
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            pytest.raises(
+                ConfigError, match=r"the residual is torch.float32 and the map torch.bfloat16, which is written"
+            ),
+        ):
+            call()
+    assert torch.equal(x, torch.ones_like(x))
+
+
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU kernels are not built")
 def test_an_operator_that_is_called_directly_reads_nothing_that_is_not_there():
     x, two = torch.ones(2, 8, 2, 2), torch.ones(2)

@@ -23,7 +23,7 @@ from sgenet.ops import (
     spatial_group_enhance_,
     spatial_group_gate,
 )
-from sgenet.ops.checks import check_groups
+from sgenet.ops.checks import check_eps, check_groups
 
 __all__ = ["SpatialGroupEnhance"]
 
@@ -84,8 +84,7 @@ class SpatialGroupEnhance(Attention):
     ) -> None:
         super().__init__(channels)
         check_groups(channels, groups)
-        if not eps > 0:
-            raise ConfigError(f"eps={eps} must be positive: it keeps the division by a zero deviation finite")
+        check_eps(eps)
         for option, value in (("initial_weight", initial_weight), ("initial_bias", initial_bias)):
             if not math.isfinite(value):
                 raise ConfigError(

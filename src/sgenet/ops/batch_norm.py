@@ -82,7 +82,7 @@ def batch_norm_spatial_group_enhance(
         >>> torch.allclose(mean, x.mean((0, 2, 3)), atol=1e-6)
         True
     """
-    check_input(x, weight, bias, groups, residual)
+    check_input(x, weight, bias, groups, eps, residual)
     check_norm(x, norm_weight, norm_bias, mean, variance)
     if (mean is None) != (variance is None):
         raise ConfigError("a norm keeps both its mean and its variance, or neither; only one of them is given")

@@ -7,10 +7,18 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 
-__all__ = ["check_device", "check_groups", "check_input", "check_norm", "check_residual"]
+__all__ = [
+    "check_device",
+    "check_eps",
+    "check_groups",
+    "check_input",
+    "check_norm",
+    "check_overwritten",
+    "check_residual",
+]
 
 
-def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: Tensor | None) -> None:
+def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, residual: Tensor | None) -> None:
     """Check what `spatial_group_enhance` is given.
 
     Args:
@@ -18,6 +26,7 @@ def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: 
         weight: γ.
         bias: β.
         groups: G.
+        eps: ε.
         residual: What is to be added, or None.
 
     Raises:
@@ -30,6 +39,7 @@ def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: 
     if not x.is_floating_point():
         raise ConfigError(f"spatial_group_enhance takes floating-point input, not {x.dtype}; convert it with .float()")
     check_groups(x.shape[1], groups)
+    check_eps(eps)
     for name, value in (("weight", weight), ("bias", bias)):
         if value.numel() != groups:
             raise ConfigError(f"{name} holds {value.numel()} values for {groups} groups; give one value a group")
@@ -55,6 +65,40 @@ def check_residual(x: Tensor, residual: Tensor) -> None:
     check_device(x, residual, "the residual")
     if residual.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ConfigError(f"the residual is {residual.dtype} and the map {x.dtype}; convert one with .to()")
+
+
+def check_overwritten(x: Tensor, residual: Tensor | None) -> None:
+    """Check that the sum has a place in `x` itself.
+
+    Args:
+        x: The map that is written over.
+        residual: What is to be added to it, or None.
+
+    Raises:
+        ConfigError: If they are of different dtypes, of which autocast would take the wider for the sum.
+    """
+    if residual is not None and residual.dtype != x.dtype:
+        raise ConfigError(
+            f"the residual is {residual.dtype} and the map {x.dtype}, which is written over; convert one with .to()"
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Check what is added to a standard deviation.
+
+    Args:
+        eps: ε.
+
+    Raises:
+        ConfigError: If it is not positive.
+
+    Examples:
+        >>> check_eps(0.0)
+        Traceback (most recent call last):
+        sgenet.errors.ConfigError: eps=0.0 must be positive: it keeps the division by a zero deviation finite
+    """
+    if not eps > 0:
+        raise ConfigError(f"eps={eps} must be positive: it keeps the division by a zero deviation finite")
 
 
 def check_device(x: Tensor, other: Tensor, name: str) -> None:

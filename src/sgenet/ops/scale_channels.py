@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
-from sgenet.ops.checks import check_device, check_norm, check_residual
+from sgenet.ops.checks import check_device, check_norm, check_overwritten, check_residual
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
@@ -80,7 +80,8 @@ def scale_channels_(
         The result.
 
     Raises:
-        ConfigError: As `scale_channels`; and where a gradient would be wanted.
+        ConfigError: As `scale_channels`; where `residual` is of another dtype, with autocast too; and where a gradient
+            would be wanted.
 
     Examples:
         >>> x = torch.ones(1, 2, 1)
@@ -89,6 +90,7 @@ def scale_channels_(
         tensor([2., 3.])
     """
     _check(x, gate, residual)
+    check_overwritten(x, residual)
     check_norm(x, *(norm or ())[:4])
     arguments = (x, gate, residual, relu, *(norm or ()))
     if traced_plainly(x, compilers_fuse=True):

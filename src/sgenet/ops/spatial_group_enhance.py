@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sgenet.ops import reference
-from sgenet.ops.checks import check_input, check_norm
+from sgenet.ops.checks import check_input, check_norm, check_overwritten
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
@@ -70,9 +70,9 @@ def spatial_group_enhance(
         A tensor of the shape, dtype and memory format of `x`.
 
     Raises:
-        ConfigError: If C is not divisible by `groups`, if `weight` or `bias` do not hold `groups` values, if `x` has no
-            or more than three spatial axes, if `residual` is of another shape or (without autocast) dtype, or if
-            SGENET_BACKEND asks for a backend that cannot compute it. It is a ValueError.
+        ConfigError: If C is not divisible by `groups`, if `weight` or `bias` do not hold `groups` values, if `eps` is
+            not positive, if `x` has no or more than three spatial axes, if `residual` is of another shape or (without
+            autocast) dtype, or if SGENET_BACKEND asks for a backend that cannot compute it. It is a ValueError.
 
     Source:
         papers: arXiv 1905.09646, section 3; unbiased deviation and the place of ε follow the authors' code.
@@ -85,7 +85,7 @@ def spatial_group_enhance(
                  [2.0000, 2.5000],
                  [3.0000, 3.5000]]])
     """
-    check_input(x, weight, bias, groups, residual)
+    check_input(x, weight, bias, groups, eps, residual)
     if not normalize or traced_plainly(x):
         return _plain(x, weight, bias, groups, eps, scale, residual, relu, normalize=normalize)
     y: Tensor = torch.ops.sgenet.spatial_group_enhance.default(x, weight, bias, groups, eps, scale, residual, relu)
@@ -121,7 +121,8 @@ def spatial_group_enhance_(
         The result.
 
     Raises:
-        ConfigError: As `spatial_group_enhance`; and where a gradient would be wanted.
+        ConfigError: As `spatial_group_enhance`; where `residual` is of another dtype, with autocast too; and where a
+            gradient would be wanted.
 
     Examples:
         >>> x = torch.ones(1, 2, 1, 2)
@@ -129,7 +130,8 @@ def spatial_group_enhance_(
         >>> x.flatten()
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
-    check_input(x, weight, bias, groups, residual)
+    check_input(x, weight, bias, groups, eps, residual)
+    check_overwritten(x, residual)
     check_norm(x, *(norm or ())[:4])
     arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(norm or ()))
     if traced_plainly(x):
@@ -169,7 +171,7 @@ def spatial_group_gate(
         >>> spatial_group_gate(torch.randn(2, 8, 5, 5), torch.zeros(4), torch.ones(4), groups=4).unique()
         tensor([0.7311])
     """
-    check_input(x, weight, bias, groups, None)
+    check_input(x, weight, bias, groups, eps, None)
     return reference.gate(x, weight, bias, groups, eps, scale, normalize=normalize)
 
 
