@@ -27,6 +27,7 @@ DISTRIBUTIONS = metadata.packages_distributions()
 FLOORS = {
     "errors": -1,
     "extras": -1,
+    "importing": -1,
     "named_files": 0,
     "ops": 0,
     "attention": 1,
@@ -123,7 +124,7 @@ def test_rooms_are_reached_without_an_import_of_their_own(name):
 
 def test_a_type_checker_sees_the_names_that_exist_at_run_time():
     seen = {name.rpartition(".")[2] for name in imports(MODULES["sgenet"]) if name.startswith("sgenet.")}
-    assert seen | {"__version__"} == set(sgenet.__all__)
+    assert seen - {"names_on_use"} | {"__version__"} == set(sgenet.__all__)  # that one only hands them out
 
 
 @pytest.mark.parametrize("module", ["sgenet", "sgenet.cli", "sgenet.classification.config"])

@@ -14,8 +14,9 @@ Example:
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sgenet.importing import names_on_use
 
 __version__ = "0.1.0"
 
@@ -100,16 +101,4 @@ _ROOMS = (
 )
 
 __all__ = ["__version__", *_HOME]  # the table above is the list
-
-
-def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        return importlib.import_module(f"sgenet.{name}")
-    if name not in _HOME:
-        msg = f"module 'sgenet' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(importlib.import_module(f"sgenet.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *_ROOMS])
+__getattr__, __dir__ = names_on_use(__name__, _HOME, _ROOMS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sgenet.importing import names_on_use
 
 if TYPE_CHECKING:
     from sgenet.bench.measuring import bench as bench
@@ -14,14 +15,4 @@ if TYPE_CHECKING:
 _HOME = {"BenchResult": "result", "BenchRow": "result", "BenchSettings": "settings", "bench": "measuring"}
 
 __all__ = [*_HOME]  # the table above is the list
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        msg = f"module 'sgenet.bench' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(importlib.import_module(f"sgenet.bench.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOME)

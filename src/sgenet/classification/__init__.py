@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sgenet.importing import names_on_use
 
 if TYPE_CHECKING:
     from sgenet.classification.config import TrainConfig as TrainConfig
@@ -35,14 +36,4 @@ _HOME = {
 }
 
 __all__ = [*_HOME]  # the table above is the list
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        msg = f"module 'sgenet.classification' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(importlib.import_module(f"sgenet.classification.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOME)

@@ -5,8 +5,9 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sgenet.importing import names_on_use
 
 if TYPE_CHECKING:
     from sgenet.study.analysis import Analysis as Analysis
@@ -32,14 +33,4 @@ _HOME = {
 }
 
 __all__ = [*_HOME]  # the table above is the list
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        msg = f"module 'sgenet.study' has no attribute '{name}'"
-        raise AttributeError(msg)
-    return getattr(importlib.import_module(f"sgenet.study.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = names_on_use(__name__, _HOME)
