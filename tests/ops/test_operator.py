@@ -475,9 +475,7 @@ def test_what_is_written_over_has_no_place_for_a_wider_sum(autocast):
     ):
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=autocast),
-            pytest.raises(
-                ConfigError, match=r"the residual is torch.float32 and the map torch.bfloat16, which is written"
-            ),
+            pytest.raises(ConfigError, match=r"the residual is torch\.float32 and the map torch\.bfloat16"),
         ):
             call()
     assert torch.equal(x, torch.ones_like(x))
