@@ -52,6 +52,8 @@ def main() -> int:
     names = options.detectors.split(",")
     if unknown := sorted(set(names) - set(list_detectors())):
         parser.error(f"there is no detector {', '.join(unknown)}; known: {', '.join(list_detectors())}")
+    if not (options.data / "annotations" / "instances_train2017.json").is_file():
+        parser.error(f"'{options.data}' has no annotations/instances_train2017.json; give a folder in COCO's layout")
     file, images = str(first_images(options.data, options.output).resolve()), "train2017"
     about = circumstances("cpu")
     results = options.results or results_file("photographs", about["device"])
