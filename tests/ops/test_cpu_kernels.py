@@ -401,8 +401,9 @@ def test_what_is_only_for_the_backward_pass_can_be_left_out(isa, layout, dtype, 
 
 
 @LAYOUTS
-def test_the_number_of_threads_changes_nothing_but_rounding(isa, layout):
-    case = draw((3, 128, 13, 5), 16, torch.float32, layout)
+@pytest.mark.parametrize("shape", [(3, 128, 13, 5), (3, 256, 48, 48)], ids=["one sample a thread", "one for all"])
+def test_the_number_of_threads_changes_nothing_but_rounding(isa, layout, shape):
+    case = draw(shape, 16, torch.float32, layout)
     results = []
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)

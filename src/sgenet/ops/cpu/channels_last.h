@@ -148,6 +148,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   const Parameters& of;
   bool streams;
 
+  static constexpr bool kReadsAgain = true;
   static constexpr Index kGated = 16;  // rows whose gates are found at once
   static constexpr Index kRoomBytes = Index{4} << 20;  // for the next sample
 
@@ -321,6 +322,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
+  static constexpr bool kReadsAgain = true;
   static constexpr Index kNearBytes = Index{1} << 20;  // room for the next sample
 
   // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
@@ -665,16 +667,27 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
 // ------------------------------------------------------------------------------------------------------- who does what
 
-// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample. A pass
-// is told whether its thread goes on with the sample behind.
+// Whether each thread's share of a sample overflows the cache that it has for itself. Then the last cache, which all
+// share, should hold one sample and not one for each thread.
+inline bool overflows(const Shape& shape, Team team) {
+  constexpr Index kOwnBytes = Index{1} << 20;
+  const Index bytes = shape.element == Element::kBfloat16 ? 2 : 4;
+  return shape.channels * shape.positions * bytes >= kOwnBytes * team.size;
+}
+
+// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample; all of
+// them so where one sample is enough for the caches. A pass is told whether its thread goes on with the sample behind.
 template <class Pass, class Area>
-void run_samples(const Pass& pass, Team team, Index batch, Area* areas) {
-  const Index alone = batch / team.size * team.size;
+void run_samples(const Pass& pass, Team team, Area* areas) {
+  const Shape& shape = pass.call.shape;
+  const Index alone = Pass::kReadsAgain && overflows(shape, team) ? 0 : shape.batch / team.size * team.size;
   const Range mine = team.share(alone);
   for (Index sample = mine.first; sample < mine.last; ++sample) {
     pass.run_sample(sample, Team{0, 1}, areas + team.rank, sample + 1 < mine.last);
   }
-  for (Index sample = alone; sample < batch; ++sample) pass.run_sample(sample, team, areas, false);
+  for (Index sample = alone; sample < shape.batch; ++sample) {
+    pass.run_sample(sample, team, areas, sample + 1 < shape.batch);
+  }
 }
 
 }  // namespace SGENET_ISA

@@ -38,8 +38,9 @@
 //              v  t: down the channels, lane by lane         [ a c b d ] is t of one position and four groups, and
 //            [ t t t t ]                                     spread() brings a gate back to its lanes: [ a a b b ]
 //
-// Threads take whole tiles. NHWC samples that do not go round are shared: each thread takes a part of the positions,
-// and after each pass it adds up the sums of all of them for itself (run_samples).
+// Threads take whole tiles. NHWC samples that do not go round are shared, and so are those so large that several at once
+// would drive each other out of the last cache: each thread takes a part of the positions, and after each pass it adds
+// up the sums of all of them for itself (run_samples).
 //
 // Paths. This file is compiled once for each instruction set, with its width W. A call goes to the widest one that can
 // do it: in NCHW a row must hold a pack, in NHWC the groups must fill blocks of W and a group must fill, or evenly
@@ -182,7 +183,7 @@ Status forward_channels_last(const EnhanceForward& call) {
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
   const Pass pass{{}, call, parameters, streams(call, shape.channels, 4 * W)};
-  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
+  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   return kDone;
 }
 
@@ -237,7 +238,7 @@ Status backward_channels_last(const EnhanceBackward& call) {
   parameters.fill(call.affine, call.weight, call.bias);
   const bool streamed = may_stream(call.dx, shape, shape.channels, 4 * W, kStreamedGradientBytes);
   const Pass pass{{}, call, parameters, gradients, streamed};
-  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
+  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   pass.sum_parameter_gradients();
   return kDone;
 }
@@ -348,7 +349,7 @@ Status scale_backward_by(const ScaleBackward& call) {
     Rows<T, W>::to_pack_order(call.affine.shift, shift, shape.channels);
   }
   const Pass pass{call, factor, shift};
-  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, shape.batch, areas); });
+  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   return kDone;
 }
 
