@@ -19,7 +19,7 @@ from sgenet.bench.failure import explained
 from sgenet.bench.networks import draw_weights
 from sgenet.bench.result import BenchRow
 from sgenet.bench.settings import BenchSettings
-from sgenet.ops.backends import use_backend
+from sgenet.ops import scale_channels_, spatial_group_enhance_, use_backend
 from sgenet.timing import compare_latency
 
 __all__ = ["STAGES", "module_rows"]
@@ -206,9 +206,9 @@ class _Maps:
 def _join(module: nn.Module, x: Tensor, shortcut: Tensor) -> None:
     if isinstance(module, SpatialGroupEnhance):
         settings = (module.groups, module.eps, module.scale)
-        torch.ops.sgenet.spatial_group_enhance_(x, module.weight, module.bias, *settings, shortcut, True)
+        spatial_group_enhance_(x, module.weight, module.bias, *settings, shortcut, True)
     else:
-        torch.ops.sgenet.scale_channels_(x, module.gate(x).flatten(1), shortcut, True)  # type: ignore[operator]
+        scale_channels_(x, module.gate(x).flatten(1), shortcut, True)  # type: ignore[operator]
 
 
 def _in_both_forms(builds: dict[str, _BuildForm]) -> dict[str, Callable[[], object]]:

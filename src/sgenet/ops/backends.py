@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sgenet.errors import ConfigError, did_you_mean
 
-__all__ = ["BACKENDS", "VARIABLE", "availability", "backend_for", "backend_module", "use_backend"]
+__all__ = ["BACKENDS", "VARIABLE", "availability", "backend_for", "backend_module", "kernels_for", "use_backend"]
 
 VARIABLE = "SGENET_BACKEND"
 BACKENDS = ("triton", "cpu", "reference")
@@ -76,6 +77,23 @@ def backend_for(device: str, dtype: torch.dtype, axes: int) -> str:
     return asked
 
 
+def kernels_for(x: Tensor) -> Any:  # noqa: ANN401  # a module
+    """The module of the backend that computes an input.
+
+    Args:
+        x: The input.
+
+    Returns:
+        A module with the functions of `reference`.
+
+    Raises:
+        ConfigError: As `backend_for`.
+    """
+    if _asked[-1]:
+        return backend_module(backend_for(x.device.type, x.dtype, x.dim()))
+    return _first_module(x.device, x.dtype, x.dim())
+
+
 # For a compiler the answer is a constant. `torch.compiler.assume_constant_result` sets the same mark, but imports the
 # compiler to do so, which takes seconds and needs more than torch.
 backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -125,6 +143,11 @@ def availability() -> dict[str, str | None]:
 @functools.cache
 def _first_that_can(device: str, dtype: torch.dtype, axes: int) -> str:
     return next(name for name in BACKENDS if _reason_against(name, device, dtype, axes) is None)
+
+
+@functools.cache
+def _first_module(device: torch.device, dtype: torch.dtype, axes: int) -> Any:  # noqa: ANN401  # a module
+    return backend_module(_first_that_can(device.type, dtype, axes))
 
 
 def _check_known(name: str) -> None:

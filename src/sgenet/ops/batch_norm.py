@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
+from sgenet.ops.backends import kernels_for
 from sgenet.ops.checks import check_input, check_norm
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     differentiable,
     kept_format,
-    kernels_for,
     operator,
     or_empty,
     promoted,
@@ -90,9 +90,7 @@ def batch_norm_spatial_group_enhance(
     if traced_plainly(x):
         y, its_mean, its_variance = _plain(x, *parameters, residual, relu, mean, variance)
         return y, its_mean.detach(), its_variance.detach()
-    results: tuple[Tensor, Tensor, Tensor] = torch.ops.sgenet.batch_norm_spatial_group_enhance.default(
-        x, *parameters, residual, relu, mean, variance
-    )
+    results: tuple[Tensor, Tensor, Tensor] = _ENHANCE(x, *parameters, residual, relu, mean, variance)
     return results
 
 
@@ -267,8 +265,7 @@ class _Normed(torch.autograd.Function):
         mean: Tensor | None = None,
         variance: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_forward.default
-        y, its_mean, its_variance, *saved = operator(
+        y, its_mean, its_variance, *saved = _FORWARD(
             x, norm_weight, norm_bias, norm_eps, weight, bias, groups, eps, scale, residual, relu, mean, variance
         )
         of_norm = (norm_weight, norm_bias, its_mean, its_variance)
@@ -288,8 +285,7 @@ class _Normed(torch.autograd.Function):
             plain = _plain(x, *of_norm, norm_eps, weight, bias, groups, eps, scale, None, False, *statistics)[0]
             grads: Sequence[Tensor | None] = differentiable(plain, (x, *of_norm, weight, bias), dresidual)
         else:
-            operator = torch.ops.sgenet.batch_norm_spatial_group_enhance_backward.default
-            *grads, dresidual = operator(
+            *grads, dresidual = _BACKWARD(
                 *(grad, x, y, *of_norm, norm_eps, mean, variance, weight, bias, *saved),
                 *(groups, eps, scale, has_residual, relu, kept),
             )
@@ -305,7 +301,7 @@ _NORM = "Tensor? norm_weight, Tensor? norm_bias, float norm_eps"
 _PARAMETERS = f"{_NORM}, Tensor weight, Tensor bias, int groups, float eps, float scale"
 _JOIN = "Tensor? residual=None, bool relu=False, Tensor? mean=None, Tensor? variance=None"
 
-operator(
+_ENHANCE = operator(
     "batch_norm_spatial_group_enhance",
     f"(Tensor x, {_PARAMETERS}=1.0, {_JOIN}) -> (Tensor y, Tensor its_mean, Tensor its_variance)",
     _normed,
@@ -314,14 +310,14 @@ operator(
     residual_at=9,
     plain=_plain,
 )
-operator(
+_FORWARD = operator(
     "batch_norm_spatial_group_enhance_forward",
     f"(Tensor x, {_PARAMETERS}, {_JOIN}) "
     "-> (Tensor y, Tensor its_mean, Tensor its_variance, Tensor semantic, Tensor statistics)",
     _normed_forward,
     _shapes_forward,
 )
-operator(
+_BACKWARD = operator(
     "batch_norm_spatial_group_enhance_backward",
     f"(Tensor grad, Tensor x, Tensor? y, {_NORM}, Tensor mean, Tensor variance, Tensor weight, Tensor bias, "
     "Tensor semantic, Tensor statistics, int groups, float eps, float scale, bool has_residual, bool relu, bool kept) "

@@ -12,11 +12,12 @@ import ctypes
 import functools
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.ops.checks import check_groups
@@ -50,6 +51,9 @@ _RECORDS = {
     "sgenet_moments": Struct(f"3P{_MAP}"),
     "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
 }
+# Names of our own: what the kernels stream through the caches drives everything else out of them, and then every name
+# that is looked up in a module as large as torch is waited for.
+_FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
 _NO_NORM = (0, 0, 0, 0, 0.0, 0)
 _OUT_OF_MEMORY = 1
 
@@ -341,7 +345,7 @@ def _floats(values: Tensor) -> Tensor:
 def _readable(values: Tensor) -> Tensor:
     """What the kernels can read in place, or a copy that they can."""
     dtype = values.dtype
-    in_place = (dtype is torch.float32 or dtype is torch.bfloat16) and values.is_contiguous()
+    in_place = (dtype is _FLOAT32 or dtype is _BFLOAT16) and values.is_contiguous()
     return values if in_place else _floats(values)
 
 
@@ -361,7 +365,7 @@ def _gate(
     _check_count("weight", weight, groups)
     _check_count("bias", bias, groups)
     weight, bias = _readable(weight), _readable(bias)
-    narrow = (weight.dtype is torch.bfloat16) | (bias.dtype is torch.bfloat16) << 1
+    narrow = (weight.dtype is _BFLOAT16) | (bias.dtype is _BFLOAT16) << 1
     return (weight.data_ptr(), bias.data_ptr(), narrow, groups, eps, scale), (weight, bias)
 
 
@@ -377,13 +381,13 @@ def _norm(norm: Norm | None, channels: int) -> tuple[tuple[float, ...], list[Ten
             values = _readable(values)
             kept.append(values)
             places.append(values.data_ptr())
-            narrow |= (values.dtype is torch.bfloat16) << bit
+            narrow |= (values.dtype is _BFLOAT16) << bit
     return (*places, norm[4], narrow), kept
 
 
 def _map(x: Tensor, channels_last: bool) -> tuple[int, int, int, bool, bool, int]:
     batch, channels, height, width = x.shape
-    return batch, channels, height * width, channels_last, x.dtype is torch.bfloat16, torch.get_num_threads()
+    return batch, channels, height * width, channels_last, x.dtype is _BFLOAT16, get_num_threads()
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -391,8 +395,15 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def _call(name: str, *record: float) -> None:
-    if getattr(_library(), name)(_RECORDS[name].pack(*record)) == _OUT_OF_MEMORY:
+    pack, run = _function(name)
+    if run(pack(*record)) == _OUT_OF_MEMORY:
         raise MemoryError("no scratch memory for Spatial Group-wise Enhance")
+
+
+@functools.cache
+def _function(name: str) -> tuple[Callable[..., bytes], Callable[[bytes], int]]:
+    """What packs a function's record, and the function."""
+    return _RECORDS[name].pack, getattr(_library(), name)
 
 
 def _library() -> ctypes.CDLL:

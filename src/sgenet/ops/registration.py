@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _is_tracing
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling, is_exporting
 
 from sgenet.errors import ConfigError
-from sgenet.ops.backends import backend_for, backend_module
+from sgenet.ops.backends import backend_for
 from sgenet.ops.reference import Norm
 
 __all__ = [
     "NORM",
     "differentiable",
     "kept_format",
-    "kernels_for",
     "norm_of",
     "operator",
     "or_empty",
@@ -52,7 +53,7 @@ def operator(
     overwrites: bool = False,
     residual_at: int | None = None,
     plain: Callable[..., Any] | None = None,
-) -> None:
+) -> Callable[..., Any]:
     """Register `sgenet::name`.
 
     Args:
@@ -65,6 +66,10 @@ def operator(
         residual_at: Position of the residual among the arguments; it gives the operator its autocast rule.
         plain: What it computes, in plain torch, for operators that a program may hold; one that overwrites returns what
             it would write.
+
+    Returns:
+        What `torch.ops.sgenet.NAME.default` is. Keep it: after a kernel has streamed a map through the caches, finding
+        it there by three names takes longer than calling it.
     """
     if plain is not None:
         _plain_forms[name] = _overwriting(plain) if overwrites else plain
@@ -79,16 +84,12 @@ def operator(
     if residual_at is not None:
         for key in _AUTOCAST_KEYS:
             _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
+    return _overload(name)
 
 
 def plain_forms() -> dict[str, Callable[..., Any]]:
     """The operators by name, each with a function of plain torch that does the same."""
     return dict(_plain_forms)
-
-
-def kernels_for(x: Tensor) -> Any:  # noqa: ANN401  # a module
-    """The module of the backend that computes an input."""
-    return backend_module(backend_for(x.device.type, x.dtype, x.dim()))
 
 
 def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
@@ -105,15 +106,15 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
     Returns:
         Whether to compute by `reference`, without the operator.
     """
-    if torch.compiler.is_compiling():
-        by_kernel = not compilers_fuse and not torch.compiler.is_exporting()
+    if is_compiling():
+        by_kernel = not compilers_fuse and not is_exporting()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
     # torch.onnx exports by torch.export, and its older way by torch.jit.
-    return _more_than_gradients() or torch._C._is_tracing()
+    return _more_than_gradients() or _is_tracing()
 
 
 def _more_than_gradients() -> bool:
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def norm_of(

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
+from sgenet.ops.backends import kernels_for
 from sgenet.ops.checks import check_device, check_norm, check_overwritten, check_residual
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
     differentiable,
     kept_format,
-    kernels_for,
     norm_of,
     operator,
     or_empty,
@@ -56,7 +56,7 @@ def scale_channels(x: Tensor, gate: Tensor, residual: Tensor | None = None, relu
     _check(x, gate, residual)
     if traced_plainly(x, compilers_fuse=True):
         return _plain(x, gate, residual, relu)
-    y: Tensor = torch.ops.sgenet.scale_channels.default(x, gate, residual, relu)
+    y: Tensor = _SCALE(x, gate, residual, relu)
     return y
 
 
@@ -95,7 +95,7 @@ def scale_channels_(
     arguments = (x, gate, residual, relu, *(norm or ()))
     if traced_plainly(x, compilers_fuse=True):
         return _plain(*arguments)
-    torch.ops.sgenet.scale_channels_.default(*arguments)
+    _SCALE_INTO(*arguments)
     return x
 
 
@@ -174,7 +174,7 @@ class _Scale(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        y: Tensor = torch.ops.sgenet.scale_channels.default(x, gate, residual, relu)
+        y: Tensor = _SCALE(x, gate, residual, relu)
         ctx.save_for_backward(x, y if relu else None, gate)
         ctx.settings = (residual is not None, relu)
         return y
@@ -189,15 +189,14 @@ class _Scale(torch.autograd.Function):
             dresidual = through_relu(grad, y)
             dx, dgate = differentiable(reference.scale_channels(x, gate), (x, gate), dresidual)
         else:
-            operator = torch.ops.sgenet.scale_channels_backward.default
-            dx, dgate, dresidual = operator(grad, x, y, gate, has_residual, relu)
+            dx, dgate, dresidual = _BACKWARD(grad, x, y, gate, has_residual, relu)
             dresidual = dresidual if relu else grad
         return dx, dgate, dresidual if has_residual else None, None
 
 
 _JOIN = "Tensor? residual=None, bool relu=False"
 
-operator(
+_SCALE = operator(
     "scale_channels",
     f"(Tensor x, Tensor gate, {_JOIN}) -> Tensor",
     _scale,
@@ -206,7 +205,7 @@ operator(
     residual_at=2,
     plain=_plain,
 )
-operator(
+_SCALE_INTO = operator(
     "scale_channels_",
     f"(Tensor(a!) x, Tensor gate, {_JOIN}, {NORM}) -> ()",
     _scale_into,
@@ -214,7 +213,7 @@ operator(
     overwrites=True,
     plain=_plain,
 )
-operator(
+_BACKWARD = operator(
     "scale_channels_backward",
     "(Tensor grad, Tensor x, Tensor? y, Tensor gate, bool has_residual, bool relu) "
     "-> (Tensor dx, Tensor dgate, Tensor dresidual)",

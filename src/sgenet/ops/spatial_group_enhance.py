@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from sgenet.ops import reference
+from sgenet.ops.backends import kernels_for
 from sgenet.ops.checks import check_input, check_norm, check_overwritten
 from sgenet.ops.reference import Norm
 from sgenet.ops.registration import (
     NORM,
     differentiable,
     kept_format,
-    kernels_for,
     norm_of,
     operator,
     or_empty,
@@ -88,7 +88,7 @@ def spatial_group_enhance(
     check_input(x, weight, bias, groups, eps, residual)
     if not normalize or traced_plainly(x):
         return _plain(x, weight, bias, groups, eps, scale, residual, relu, normalize=normalize)
-    y: Tensor = torch.ops.sgenet.spatial_group_enhance.default(x, weight, bias, groups, eps, scale, residual, relu)
+    y: Tensor = _ENHANCE(x, weight, bias, groups, eps, scale, residual, relu)
     return y
 
 
@@ -136,7 +136,7 @@ def spatial_group_enhance_(
     arguments = (x, weight, bias, groups, eps, scale, residual, relu, *(norm or ()))
     if traced_plainly(x):
         return _plain(*arguments)
-    torch.ops.sgenet.spatial_group_enhance_.default(*arguments)
+    _ENHANCE_INTO(*arguments)
     return x
 
 
@@ -307,8 +307,7 @@ class _Enhance(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        operator = torch.ops.sgenet.spatial_group_enhance_forward.default
-        y, semantic, statistics = operator(x, weight, bias, groups, eps, scale, residual, relu)
+        y, semantic, statistics = _FORWARD(x, weight, bias, groups, eps, scale, residual, relu)
         ctx.save_for_backward(x, y if relu else None, weight, bias, semantic, statistics)
         ctx.settings = (groups, eps, scale, residual is not None, relu)
         return y  # type: ignore[no-any-return]
@@ -325,8 +324,7 @@ class _Enhance(torch.autograd.Function):
             plain = reference.forward(x, weight, bias, groups, eps, scale)[0]
             dx, dweight, dbias = differentiable(plain, (x, weight, bias), dresidual)
         else:
-            operator = torch.ops.sgenet.spatial_group_enhance_backward.default
-            dx, dweight, dbias, dresidual = operator(
+            dx, dweight, dbias, dresidual = _BACKWARD(
                 grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual, relu
             )
             dweight, dbias = dweight.view_as(weight), dbias.view_as(bias)
@@ -337,7 +335,7 @@ class _Enhance(torch.autograd.Function):
 _PARAMETERS = "Tensor weight, Tensor bias, int groups, float eps"
 _JOIN = "Tensor? residual=None, bool relu=False"
 
-operator(
+_ENHANCE = operator(
     "spatial_group_enhance",
     f"(Tensor x, {_PARAMETERS}, float scale=1.0, {_JOIN}) -> Tensor",
     _enhance,
@@ -346,7 +344,7 @@ operator(
     residual_at=6,
     plain=_plain,
 )
-operator(
+_ENHANCE_INTO = operator(
     "spatial_group_enhance_",
     f"(Tensor(a!) x, {_PARAMETERS}, float scale=1.0, {_JOIN}, {NORM}) -> ()",
     _enhance_into,
@@ -354,13 +352,13 @@ operator(
     overwrites=True,
     plain=_plain,
 )
-operator(
+_FORWARD = operator(
     "spatial_group_enhance_forward",
     f"(Tensor x, {_PARAMETERS}, float scale, {_JOIN}) -> (Tensor y, Tensor semantic, Tensor statistics)",
     _enhance_forward,
     _shapes_forward,
 )
-operator(
+_BACKWARD = operator(
     "spatial_group_enhance_backward",
     "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor semantic, Tensor statistics, int groups, "
     "float eps, float scale, bool has_residual, bool relu) "
