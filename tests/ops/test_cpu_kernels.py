@@ -430,6 +430,21 @@ def test_constant_maps_have_the_gate_of_the_bias_and_the_gradients_of_the_formul
 
 
 @LAYOUTS
+def test_a_sum_over_a_million_positions_is_as_good_as_a_short_one(isa, layout):
+    torch.set_num_threads(1)
+    x = torch.full((1, 16, 1024, 1024), 1000.1).contiguous(memory_format=layout)
+    y, semantic, statistics = cpu_kernels.forward(x, torch.ones(16), torch.zeros(16), 16, EPS, 1.0)
+    torch.testing.assert_close(semantic, torch.full_like(semantic, 1000.1), rtol=2e-6, atol=0)
+    assert not statistics[..., 1].any()
+    torch.testing.assert_close(y, x / 2, rtol=1e-6, atol=0)
+    grad = torch.ones_like(x)
+    dbias = cpu_kernels.backward(
+        grad, x, None, torch.ones(16), torch.zeros(16), semantic, statistics, 16, EPS, 1.0, False, False
+    )[2]
+    torch.testing.assert_close(dbias, x[0, :, 0, 0] * x[0, 0].numel() / 4, rtol=2e-6, atol=0)
+
+
+@LAYOUTS
 def test_a_large_mean_costs_no_precision(isa, layout):
     """c - mean(c) is a small difference of large numbers here: formed after the sums, it would be rounding alone."""
     for shape, groups in (((1, 64, 4, 4), 16), LARGE[0]):
@@ -627,13 +642,16 @@ def test_an_unknown_instruction_set_is_named():
 
 def test_without_a_library_the_reason_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu_kernels, "_PATH", tmp_path / LIBRARY)
-    cpu_kernels._loaded.cache_clear()
+    found = (cpu_kernels._loaded, cpu_kernels._function)
+    for cached in found:
+        cached.cache_clear()
     try:
         assert "is not built" in cpu_kernels.availability()
         with pytest.raises(ConfigError, match="the CPU kernels cannot run"):
             cpu_kernels.moments(torch.ones(1, 2, 3, 3))
     finally:
-        cpu_kernels._loaded.cache_clear()
+        for cached in found:
+            cached.cache_clear()
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

@@ -28,6 +28,13 @@ struct Row {
     }
   }
 
+  // Calls body(first, last) for blocks of packs, all but the row's last pack: short enough for plain sums.
+  template <class Body>
+  SGENET_INLINE void for_blocks(Body body) const {
+    constexpr Index kBlock = 256;
+    for (Index first = 0; first + 1 < packs; first += kBlock) body(first, least(first + kBlock, packs - 1));
+  }
+
   Index floats() const { return packs * P::kElements; }  // of an array with a value a position, pack by pack
   Index start(Index pack) const { return pack + 1 < packs ? pack * P::kElements : positions - P::kElements; }
   bool has_overlap() const { return packs * P::kElements != positions; }
@@ -73,15 +80,18 @@ struct ChannelsFirstForward {
   Index depth;
 
   float mean_of_row(const T* x) const {
-    V sums[kTogether] = {};
-    Index pack = 0;
-    for (; pack + kTogether < row.packs; pack += kTogether) {
-      for (int k = 0; k < kTogether; ++k) sums[k] += whole_sum(P::read(x + (pack + k) * P::kElements));
-    }
-    for (; pack + 1 < row.packs; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
-    const P last = P::read(x + row.start(pack));
-    for (int h = 0; h < P::kVectors; ++h) sums[1] += row.counted(pack, h, last.v[h]);
-    return sum_of_lanes<W>((sums[0] + sums[1]) + (sums[2] + sums[3])) / float(row.positions);
+    CompensatedSum<W> sum;
+    row.for_blocks([&](Index pack, Index last) SGENET_INLINE {
+      V sums[kTogether] = {};
+      for (; pack + kTogether <= last; pack += kTogether) {
+        for (int k = 0; k < kTogether; ++k) sums[k] += whole_sum(P::read(x + (pack + k) * P::kElements));
+      }
+      for (; pack < last; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
+      sum.add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    });
+    const P last = P::read(x + row.start(row.packs - 1));
+    for (int h = 0; h < P::kVectors; ++h) sum.add(row.counted(row.packs - 1, h, last.v[h]));
+    return sum.of_lanes() / float(row.positions);
   }
 
   static SGENET_INLINE V whole_sum(const P& pack) {
@@ -92,7 +102,7 @@ struct ChannelsFirstForward {
   // t of `Count` packs; adds to the sum of t - first, which is exactly 0 on a constant map.
   template <int Count>
   SGENET_INLINE void similarity_of(const T* x, Index channel, const float* semantic, Index pack, float* similarity,
-                                   float& first, V& total) const {
+                                   float& first, CompensatedSum<W>& total) const {
     V t[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, channel + j);
@@ -106,7 +116,7 @@ struct ChannelsFirstForward {
     for (int k = 0; k < Count; ++k) {
       for (int h = 0; h < P::kVectors; ++h) {
         store<W>(similarity + (pack + k) * P::kElements + h * W, t[k][h]);
-        total += row.counted(pack + k, h, t[k][h] - first);
+        total.add(row.counted(pack + k, h, t[k][h] - first));
       }
     }
   }
@@ -134,13 +144,13 @@ struct ChannelsFirstForward {
 
   Statistics find_similarity(const T* x, Index channel, const float* semantic, float* similarity) const {
     float first = 0;  // t at the first position: of the others, the differences from it are summed up
-    V total{};
+    CompensatedSum<W> total;
     Index pack = 0;
     for (; pack + kTogether <= row.packs; pack += kTogether) {
       similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total);
     }
     for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total);
-    const float left = first + sum_of_lanes<W>(total) / float(row.positions);
+    const float left = first + total.of_lanes() / float(row.positions);
     const float deviations = row.positions > 1 ? deviations_of(similarity, left) / float(row.positions - 1) : 0.0f;
     return {left, __builtin_sqrtf(deviations)};
   }
@@ -260,7 +270,8 @@ struct ChannelsFirstBackward {
 
   // n and u of `Count` packs, and the residual's gradient on the way; adds to the sums of u and u n.
   template <bool Relu, int Count>
-  SGENET_INLINE void slope_of(const Maps& maps, const Group& of, Index pack, V& slopes, V& products) const {
+  SGENET_INLINE void slope_of(const Maps& maps, const Group& of, Index pack, CompensatedSum<W>& slopes,
+                              CompensatedSum<W>& products) const {
     V t[Count][P::kVectors] = {}, through_gate[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, of.channel + j);
@@ -285,22 +296,22 @@ struct ChannelsFirstBackward {
         const Index at = (pack + k) * P::kElements + h * W;
         store<W>(of.normalised + at, n);
         store<W>(of.slope + at, u);
-        slopes += row.counted(pack + k, h, u);
-        products += row.counted(pack + k, h, u * n);
+        slopes.add(row.counted(pack + k, h, u));
+        products.add(row.counted(pack + k, h, u * n));
       }
     }
   }
 
   template <bool Relu>
   void sum_all(const Maps& maps, const Group& of, float& dbeta, float& dgamma) const {
-    V slopes{}, products{};
+    CompensatedSum<W> slopes, products;
     Index pack = 0;
     for (; pack + kTogether <= row.packs; pack += kTogether) {
       slope_of<Relu, kTogether>(maps, of, pack, slopes, products);
     }
     for (; pack < row.packs; ++pack) slope_of<Relu, 1>(maps, of, pack, slopes, products);
-    dbeta = sum_of_lanes<W>(slopes);
-    dgamma = sum_of_lanes<W>(products);
+    dbeta = slopes.of_lanes();
+    dgamma = products.of_lanes();
   }
 
   // The gate takes the place of n, and dc that of u.
@@ -317,15 +328,22 @@ struct ChannelsFirstBackward {
 
   // dg / m of one channel: the mean of dc (x - g). dc sums to 0, so the g makes no difference but to the rounding.
   float through_mean(const Map& map, const T* x, float semantic, const float* similarity) const {
-    V sum{}, other{};
-    for (Index pack = 0; pack < row.packs; ++pack) {
-      const P in = P::read(x + row.start(pack));
-      for (int h = 0; h < P::kVectors; ++h) {
-        const V product = (map(in.v[h]) - semantic) * load<W>(similarity + pack * P::kElements + h * W);
-        (pack & 1 ? sum : other) += row.counted(pack, h, product);
+    const auto product = [&](const P& in, Index pack, int h) SGENET_INLINE {
+      return (map(in.v[h]) - semantic) * load<W>(similarity + pack * P::kElements + h * W);
+    };
+    CompensatedSum<W> total;
+    row.for_blocks([&](Index pack, Index last) SGENET_INLINE {
+      V sum{}, other{};
+      for (; pack < last; ++pack) {
+        const P in = P::read(x + pack * P::kElements);
+        for (int h = 0; h < P::kVectors; ++h) (pack & 1 ? sum : other) += product(in, pack, h);
       }
-    }
-    return sum_of_lanes<W>(sum + other) / float(row.positions);
+      total.add(sum + other);
+    });
+    const Index pack = row.packs - 1;
+    const P in = P::read(x + row.start(pack));
+    for (int h = 0; h < P::kVectors; ++h) total.add(row.counted(pack, h, product(in, pack, h)));
+    return total.of_lanes() / float(row.positions);
   }
 
   // dx = a dy + dc g + dg / m

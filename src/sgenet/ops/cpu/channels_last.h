@@ -123,20 +123,15 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // What one thread keeps for a sample.
   struct Area {
-    float *sums, *chunk_sums;            // of each channel, of a chunk
-    float *total, *squares;              // of each group's t and t^2
-    float *chunk_total, *chunk_squares;  // the same of a chunk
-    float* semantic;                     // g, in pack order
-    float *rate, *start;                 // of each group: its gate is f / (1 + 2^(rate t + start))
-    float* similarity;                   // t of each group and position
+    ChunkedSums columns;       // of each channel
+    ChunkedSums similarities;  // of each group's t, and of its t^2
+    float* semantic;           // g, in pack order
+    float *rate, *start;       // of each group: its gate is f / (1 + 2^(rate t + start))
+    float* similarity;         // t of each group and position
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
-      sums = carver.floats(channels);
-      chunk_sums = carver.floats(channels);
-      total = carver.floats(groups);
-      squares = carver.floats(groups);
-      chunk_total = carver.floats(groups);
-      chunk_squares = carver.floats(groups);
+      columns.carve(carver, channels);
+      similarities.carve(carver, 2 * groups);
       semantic = carver.floats(channels);
       rate = carver.floats(groups);
       start = carver.floats(groups);
@@ -155,8 +150,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   Index positions() const { return call.shape.positions; }
 
   void sum_columns(const T* x, Range rows, Area& own) const {
-    sum_in_chunks(rows, own.sums, own.chunk_sums, of.channels,
-                  [&](Range chunk) { Order::add_columns(x, chunk, of.channels, own.chunk_sums); });
+    own.columns.form(rows, Direction::kUp,
+                     [&](Range some, float* sums) { Order::add_columns(x, some, of.channels, sums); });
   }
 
   // g of the sample from the sums of all parts.
@@ -164,7 +159,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     float* semantic = parts[team.rank].semantic;
     for (Index place = 0; place < of.channels; place += W) {
       V sum{};
-      for (Index part = 0; part < team.size; ++part) sum += load<W>(parts[part].sums + place);
+      for (Index part = 0; part < team.size; ++part) sum += load<W>(parts[part].columns.total + place);
       store<W>(semantic + place, Base::mapped(of, sum / float(positions()), place));
     }
     if (team.rank == 0) Order::to_natural_order(semantic, call.semantic + sample * of.channels, of.channels);
@@ -173,24 +168,20 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   // t of each row and group, and the sums of t and t^2. Memory has time meanwhile: what stands at the same place from
   // `early` on is asked for.
   void find_similarity(const T* x, const T* early, Range rows, Area& own) const {
-    clear(own.total, of.groups);
-    clear(own.squares, of.groups);
-    in_chunks(rows, Direction::kDown, [&](Range chunk) {
-      clear(own.chunk_total, of.groups);
-      clear(own.chunk_squares, of.groups);
-      Index row = chunk.first;
-      for (; row + kSideBySide <= chunk.last; row += kSideBySide) similarity_of_rows<kSideBySide>(x, early, row, own);
-      for (; row < chunk.last; ++row) similarity_of_rows<1>(x, early, row, own);
-      add_to(own.total, own.chunk_total, of.groups);
-      add_to(own.squares, own.chunk_squares, of.groups);
+    own.similarities.form(rows, Direction::kDown, [&](Range some, float* sums) {
+      Index row = some.first;
+      for (; row + kSideBySide <= some.last; row += kSideBySide) {
+        similarity_of_rows<kSideBySide>(x, early, row, own, sums);
+      }
+      for (; row < some.last; ++row) similarity_of_rows<1>(x, early, row, own, sums);
     });
   }
 
   template <int Count>
-  void similarity_of_rows(const T* x, const T* early, Index row, const Area& own) const {
+  void similarity_of_rows(const T* x, const T* early, Index row, const Area& own, float* total) const {
     const Parameters its = of;
     const float* semantic = own.semantic;
-    float *similarity = own.similarity + row * its.groups, *total = own.chunk_total, *squares = own.chunk_squares;
+    float *similarity = own.similarity + row * its.groups, *squares = total + its.groups;
     x += row * its.channels;
     early += row * its.channels;
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
@@ -221,8 +212,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     for (Index slot = 0; slot < of.groups; ++slot) {
       float total = 0, squares = 0;
       for (Index part = 0; part < team.size; ++part) {
-        total += parts[part].total[slot];
-        squares += parts[part].squares[slot];
+        total += parts[part].similarities.total[slot];
+        squares += parts[part].similarities.total[of.groups + slot];
       }
       const Statistics found = statistics_of(total, squares, positions());
       own.rate[slot] = kMinusLog2E * of.weight[slot] * found.inverse(call.eps);
@@ -333,34 +324,18 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   static constexpr Index kLeastRows = 8, kMostRows = 16;
   static constexpr Index kTileBytes = Index{16} << 10;
 
-  // The sums of one range of rows.
+  // Where the sums over some rows stand.
   struct Sums {
-    float *slope, *product;          // of each group: u, u t
+    float *slope, *product;           // of each group: u, u t
     float *by_slope, *by_similarity;  // of each channel: u x, t x
 
-    void carve(Carver& carver, Index channels, Index groups) {
-      slope = carver.floats(groups);
-      product = carver.floats(groups);
-      by_slope = carver.floats(channels);
-      by_similarity = carver.floats(channels);
-    }
-    void clear_all(Index channels, Index groups) const {
-      clear(slope, groups);
-      clear(product, groups);
-      clear(by_slope, channels);
-      clear(by_similarity, channels);
-    }
-    void add(const Sums& part, Index channels, Index groups) const {
-      add_to(slope, part.slope, groups);
-      add_to(product, part.product, groups);
-      add_to(by_slope, part.by_slope, channels);
-      add_to(by_similarity, part.by_similarity, channels);
-    }
+    Sums(float* all, Index channels, Index groups)
+        : slope(all), product(slope + groups), by_slope(product + groups), by_similarity(by_slope + channels) {}
   };
 
   struct Area {
-    Sums sums, chunk;                   // of the thread's rows, of a chunk of them
-    Sums whole;                         // of all threads' rows
+    ChunkedSums sums;                   // of the thread's rows
+    float* whole;                       // the same of all threads' rows
     float* semantic;                    // g, in pack order
     float *left, *inverse;              // of each group: n = inverse (t - left)
     float *rate, *start;                // its gate is f / (1 + 2^(rate t + start))
@@ -369,9 +344,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
     float *similarity, *slope, *gate;   // t, u and a of each position and group
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
-      sums.carve(carver, channels, groups);
-      chunk.carve(carver, channels, groups);
-      whole.carve(carver, channels, groups);
+      sums.carve(carver, 2 * (groups + channels));
+      whole = carver.floats(sums.count);
       semantic = carver.floats(channels);
       left = carver.floats(groups);
       inverse = carver.floats(groups);
@@ -541,26 +515,25 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   void sum_all(const Maps& maps, Range rows, Area& own) const {
     const Index fitting = kTileBytes / (of.channels * Index(sizeof(T)));
     const Index together = fitting < kLeastRows ? kLeastRows : least(fitting, kMostRows);
-    own.sums.clear_all(of.channels, of.groups);
-    in_chunks(rows, Direction::kUp, [&](Range chunk) {
-      own.chunk.clear_all(of.channels, of.groups);
-      for (Index first = chunk.first; first < chunk.last; first += together) {
-        const Range tile{first, least(first + together, chunk.last)};
-        sum_tile<Relu>(maps, tile, together * of.channels, own, own.chunk);
+    own.sums.form(rows, Direction::kUp, [&](Range some, float* sums) {
+      const Sums into(sums, of.channels, of.groups);
+      for (Index first = some.first; first < some.last; first += together) {
+        const Range tile{first, least(first + together, some.last)};
+        sum_tile<Relu>(maps, tile, together * of.channels, own, into);
       }
-      own.sums.add(own.chunk, of.channels, of.groups);
     });
   }
 
   // What dx needs of the sums, and the sample's part of the gradients of weight and bias.
   void find_coefficients(Index sample, Team team, const Area* parts) const {
     const Area& own = parts[team.rank];
-    own.whole.clear_all(of.channels, of.groups);
-    for (Index part = 0; part < team.size; ++part) own.whole.add(parts[part].sums, of.channels, of.groups);
+    clear(own.whole, own.sums.count);
+    for (Index part = 0; part < team.size; ++part) add_to(own.whole, parts[part].sums.total, own.sums.count);
+    const Sums whole(own.whole, of.channels, of.groups);
     const float m = float(positions());
     for (Index slot = 0; slot < of.groups; ++slot) {
-      const float dbeta = own.whole.slope[slot], left = own.left[slot], inverse = own.inverse[slot];
-      const float dgamma = inverse * (own.whole.product[slot] - left * dbeta);
+      const float dbeta = whole.slope[slot], left = own.left[slot], inverse = own.inverse[slot];
+      const float dgamma = inverse * (whole.product[slot] - left * dbeta);
       if (team.rank == 0) {
         float* record = parameter_gradients + (sample * of.groups + slot) * 2;
         record[0] = dgamma;
@@ -577,8 +550,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       Base::for_packs(of, place, [&](auto run, Index at) SGENET_INLINE {
         const V linear = linears.of(run), curved = curveds.of(run), offset = offsets.of(run);
         for (int h = 0; h < P::kVectors; ++h) {
-          const V sum = linear * load<W>(own.whole.by_slope + at + h * W) -
-                        curved * load<W>(own.whole.by_similarity + at + h * W);
+          const V sum = linear * load<W>(whole.by_slope + at + h * W) -
+                        curved * load<W>(whole.by_similarity + at + h * W);
           store<W>(own.through_mean + at + h * W, sum / m + offset * load<W>(own.semantic + at + h * W));
         }
       });

@@ -8,9 +8,8 @@
 namespace sgenet {
 namespace SGENET_ISA {
 
-// Rows (positions) between two look-ups of the running sums. A chunk's sums are formed by themselves and then added to
-// the total, which keeps the rounding of long sums small. A pass that only reads may walk over the chunks downwards, to
-// begin with what the one before it has left in the nearest cache, and leave its end to the next.
+// Rows (positions) that are summed by themselves (ChunkedSums). A pass that only reads may walk over the chunks
+// downwards, to begin with what the one before it has left in the nearest cache, and leave its end to the next.
 constexpr Index kChunk = 64;
 
 enum class Direction { kUp, kDown };
@@ -30,16 +29,32 @@ inline void add_to(float* total, const float* part, Index count) {
   for (Index i = 0; i < count; ++i) total[i] += part[i];
 }
 
-// total = the sums over the rows, of which add(chunk) adds those of a chunk to `part`.
-template <class Add>
-void sum_in_chunks(Range rows, float* total, float* part, Index count, Add add) {
-  clear(total, count);
-  in_chunks(rows, Direction::kUp, [&](Range chunk) {
-    clear(part, count);
-    add(chunk);
-    add_to(total, part, count);
-  });
-}
+// Sums over rows. Those of a chunk are formed by themselves and then added to the total, with compensation: a sum over a
+// million rows is as good as one over a chunk.
+struct ChunkedSums {
+  float *total, *of_chunk, *excess;
+  Index count;
+
+  void carve(Carver& carver, Index values) {
+    count = values;
+    total = carver.floats(count);
+    of_chunk = carver.floats(count);
+    excess = carver.floats(count);
+  }
+
+  // total = the sums over all rows, where add(rows, sums) adds those over some.
+  template <class Add>
+  void form(Range rows, Direction direction, Add add) const {
+    clear(total, count);
+    if (rows.last - rows.first <= kChunk) return add(rows, total);
+    clear(excess, count);
+    in_chunks(rows, direction, [&](Range chunk) {
+      clear(of_chunk, count);
+      add(chunk, of_chunk);
+      for (Index i = 0; i < count; ++i) add_compensated(total[i], excess[i], of_chunk[i]);
+    });
+  }
+};
 
 // The order of channels within a row of packs, and the loops over rows that need no groups.
 template <class T, int W>

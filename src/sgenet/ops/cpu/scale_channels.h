@@ -85,11 +85,11 @@ struct ScaleBackwardPass {
   static constexpr int kTogether = 4;  // rows for which a channel's sum is loaded and stored once
 
   struct Area {
-    float *sums, *chunk_sums, *gate;
+    ChunkedSums sums;  // of each channel
+    float* gate;
 
     void carve(Carver& carver, Index channels) {
-      sums = carver.floats(channels);
-      chunk_sums = carver.floats(channels);
+      sums.carve(carver, channels);
       gate = carver.floats(channels);
     }
   };
@@ -134,20 +134,15 @@ struct ScaleBackwardPass {
     const Area& common = parts[0], &own = parts[team.rank];
     const Index channels = call.shape.channels, start = sample * call.shape.positions;
     Rows<T, W>::to_pack_order(call.gate + sample * channels, own.gate, channels);
-    clear(own.sums, channels);
-    in_chunks(team.share(call.shape.positions), Direction::kUp, [&](Range chunk) {
-      clear(own.chunk_sums, channels);
-      Index row = chunk.first;
-      for (; row + kTogether <= chunk.last; row += kTogether) {
-        take_rows<kTogether>(start + row, own.gate, own.chunk_sums);
-      }
-      for (; row < chunk.last; ++row) take_rows<1>(start + row, own.gate, own.chunk_sums);
-      add_to(own.sums, own.chunk_sums, channels);
+    own.sums.form(team.share(call.shape.positions), Direction::kUp, [&](Range some, float* sums) {
+      Index row = some.first;
+      for (; row + kTogether <= some.last; row += kTogether) take_rows<kTogether>(start + row, own.gate, sums);
+      for (; row < some.last; ++row) take_rows<1>(start + row, own.gate, sums);
     });
     team.barrier();
     if (team.rank == 0) {
-      for (Index part = 1; part < team.size; ++part) add_to(common.sums, parts[part].sums, channels);
-      Rows<T, W>::to_natural_order(common.sums, call.dgate + sample * channels, channels);
+      for (Index part = 1; part < team.size; ++part) add_to(common.sums.total, parts[part].sums.total, channels);
+      Rows<T, W>::to_natural_order(common.sums.total, call.dgate + sample * channels, channels);
     }
     team.barrier();
   }
@@ -156,18 +151,18 @@ struct ScaleBackwardPass {
     for (Index task = tasks.first; task < tasks.last; ++task) {
       const Map map(call.affine, task % call.shape.channels);
       const V gate = all<W>(call.gate[task]);
-      V sum{};
+      CompensatedSum<W> sum;
       for (Index pack = 0; pack < row.packs; ++pack) {
         const Index at = task * row.positions + row.start(pack);
         P gradient = upstream(at);
         const P in = P::read(static_cast<const T*>(call.x) + at);
         for (int h = 0; h < P::kVectors; ++h) {
-          sum += row.counted(pack, h, gradient.v[h] * map(in.v[h]));
+          sum.add(row.counted(pack, h, gradient.v[h] * map(in.v[h])));
           gradient.v[h] *= gate;
         }
         gradient.write(static_cast<T*>(call.dx) + at);
       }
-      call.dgate[task] = sum_of_lanes<W>(sum);
+      call.dgate[task] = sum.of_lanes();
     }
   }
 };

@@ -94,6 +94,25 @@ inline SGENET_INLINE float sum_of_lanes(Vector<W> v) {
   }
 }
 
+// total += part, less what rounding has added to it so far, which `excess` holds (W. Kahan, "Further remarks on reducing
+// truncation errors", 1965): however many parts, the sum is as good as its last rounding. Numbers or vectors.
+template <class Value>
+inline SGENET_INLINE void add_compensated(Value& total, Value& excess, Value part) {
+  const Value due = part - excess, sum = total + due;
+  excess = (sum - total) - due;
+  total = sum;
+}
+
+template <int W>
+class CompensatedSum {
+ public:
+  SGENET_INLINE void add(Vector<W> part) { add_compensated(total_, excess_, part); }
+  SGENET_INLINE float of_lanes() const { return sum_of_lanes<W>(total_); }
+
+ private:
+  Vector<W> total_{}, excess_{};
+};
+
 // ---------------------------------------------------------------------------------------------------------- shuffles
 
 // Lane l of the result is lane from(l) of a, or, from W on, lane from(l) - W of b.
