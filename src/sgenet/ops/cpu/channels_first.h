@@ -1,6 +1,8 @@
 // Spatial Group-wise Enhance on NCHW maps. kernels.h explains the algorithm and draws the tiles.
 #pragma once
 
+#include <array>
+
 #include "abi.h"
 #include "statistics.h"
 #include "threads.h"
@@ -28,11 +30,19 @@ struct Row {
     }
   }
 
-  // Calls body(first, last) for blocks of packs, all but the row's last pack: short enough for plain sums.
-  template <class Body>
-  SGENET_INLINE void for_blocks(Body body) const {
-    constexpr Index kBlock = 256;
-    for (Index first = 0; first + 1 < packs; first += kBlock) body(first, least(first + kBlock, packs - 1));
+  // N sums over the row, of which sums_of(first, last) gives those over some packs: plain ones over blocks of packs, and
+  // with compensation over the blocks.
+  template <int N, class SumsOf>
+  SGENET_INLINE std::array<float, N> sums(SumsOf sums_of) const {
+    constexpr Index kBlock = 64;
+    Several<W, N> total = sums_of(Index{0}, least(kBlock, packs)), excess{};
+    for (Index first = kBlock; first < packs; first += kBlock) {
+      const Several<W, N> of_block = sums_of(first, least(first + kBlock, packs));
+      for (int i = 0; i < N; ++i) add_compensated(total.v[i], excess.v[i], of_block.v[i]);
+    }
+    std::array<float, N> found;
+    for (int i = 0; i < N; ++i) found[i] = sum_of_lanes<W>(total.v[i]);
+    return found;
   }
 
   Index floats() const { return packs * P::kElements; }  // of an array with a value a position, pack by pack
@@ -80,18 +90,17 @@ struct ChannelsFirstForward {
   Index depth;
 
   float mean_of_row(const T* x) const {
-    CompensatedSum<W> sum;
-    row.for_blocks([&](Index pack, Index last) SGENET_INLINE {
+    const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
       V sums[kTogether] = {};
-      for (; pack + kTogether <= last; pack += kTogether) {
+      for (; pack + kTogether < last; pack += kTogether) {
         for (int k = 0; k < kTogether; ++k) sums[k] += whole_sum(P::read(x + (pack + k) * P::kElements));
       }
-      for (; pack < last; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
-      sum.add((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    });
-    const P last = P::read(x + row.start(row.packs - 1));
-    for (int h = 0; h < P::kVectors; ++h) sum.add(row.counted(row.packs - 1, h, last.v[h]));
-    return sum.of_lanes() / float(row.positions);
+      for (; pack + 1 < last; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
+      const P in = P::read(x + row.start(pack));
+      for (int h = 0; h < P::kVectors; ++h) sums[1] += row.counted(pack, h, in.v[h]);
+      return Several<W, 1>{{(sums[0] + sums[1]) + (sums[2] + sums[3])}};
+    };
+    return row.template sums<1>(sum_of)[0] / float(row.positions);
   }
 
   static SGENET_INLINE V whole_sum(const P& pack) {
@@ -102,7 +111,7 @@ struct ChannelsFirstForward {
   // t of `Count` packs; adds to the sum of t - first, which is exactly 0 on a constant map.
   template <int Count>
   SGENET_INLINE void similarity_of(const T* x, Index channel, const float* semantic, Index pack, float* similarity,
-                                   float& first, CompensatedSum<W>& total) const {
+                                   float& first, V& total) const {
     V t[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, channel + j);
@@ -116,7 +125,7 @@ struct ChannelsFirstForward {
     for (int k = 0; k < Count; ++k) {
       for (int h = 0; h < P::kVectors; ++h) {
         store<W>(similarity + (pack + k) * P::kElements + h * W, t[k][h]);
-        total.add(row.counted(pack + k, h, t[k][h] - first));
+        total += row.counted(pack + k, h, t[k][h] - first);
       }
     }
   }
@@ -144,13 +153,16 @@ struct ChannelsFirstForward {
 
   Statistics find_similarity(const T* x, Index channel, const float* semantic, float* similarity) const {
     float first = 0;  // t at the first position: of the others, the differences from it are summed up
-    CompensatedSum<W> total;
-    Index pack = 0;
-    for (; pack + kTogether <= row.packs; pack += kTogether) {
-      similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total);
-    }
-    for (; pack < row.packs; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total);
-    const float left = first + total.of_lanes() / float(row.positions);
+    const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
+      V total{};
+      for (; pack + kTogether <= last; pack += kTogether) {
+        similarity_of<kTogether>(x, channel, semantic, pack, similarity, first, total);
+      }
+      for (; pack < last; ++pack) similarity_of<1>(x, channel, semantic, pack, similarity, first, total);
+      return Several<W, 1>{{total}};
+    };
+    const float total = row.template sums<1>(sum_of)[0];
+    const float left = first + total / float(row.positions);
     const float deviations = row.positions > 1 ? deviations_of(similarity, left) / float(row.positions - 1) : 0.0f;
     return {left, __builtin_sqrtf(deviations)};
   }
@@ -270,8 +282,7 @@ struct ChannelsFirstBackward {
 
   // n and u of `Count` packs, and the residual's gradient on the way; adds to the sums of u and u n.
   template <bool Relu, int Count>
-  SGENET_INLINE void slope_of(const Maps& maps, const Group& of, Index pack, CompensatedSum<W>& slopes,
-                              CompensatedSum<W>& products) const {
+  SGENET_INLINE void slope_of(const Maps& maps, const Group& of, Index pack, V& slopes, V& products) const {
     V t[Count][P::kVectors] = {}, through_gate[Count][P::kVectors] = {};
     for (Index j = 0; j < depth; ++j) {
       const Map map(call.affine, of.channel + j);
@@ -296,22 +307,25 @@ struct ChannelsFirstBackward {
         const Index at = (pack + k) * P::kElements + h * W;
         store<W>(of.normalised + at, n);
         store<W>(of.slope + at, u);
-        slopes.add(row.counted(pack + k, h, u));
-        products.add(row.counted(pack + k, h, u * n));
+        slopes += row.counted(pack + k, h, u);
+        products += row.counted(pack + k, h, u * n);
       }
     }
   }
 
   template <bool Relu>
   void sum_all(const Maps& maps, const Group& of, float& dbeta, float& dgamma) const {
-    CompensatedSum<W> slopes, products;
-    Index pack = 0;
-    for (; pack + kTogether <= row.packs; pack += kTogether) {
-      slope_of<Relu, kTogether>(maps, of, pack, slopes, products);
-    }
-    for (; pack < row.packs; ++pack) slope_of<Relu, 1>(maps, of, pack, slopes, products);
-    dbeta = slopes.of_lanes();
-    dgamma = products.of_lanes();
+    const auto sums_of = [&](Index pack, Index last) SGENET_INLINE {
+      V slopes{}, products{};
+      for (; pack + kTogether <= last; pack += kTogether) {
+        slope_of<Relu, kTogether>(maps, of, pack, slopes, products);
+      }
+      for (; pack < last; ++pack) slope_of<Relu, 1>(maps, of, pack, slopes, products);
+      return Several<W, 2>{{slopes, products}};
+    };
+    const auto sums = row.template sums<2>(sums_of);
+    dbeta = sums[0];
+    dgamma = sums[1];
   }
 
   // The gate takes the place of n, and dc that of u.
@@ -328,22 +342,18 @@ struct ChannelsFirstBackward {
 
   // dg / m of one channel: the mean of dc (x - g). dc sums to 0, so the g makes no difference but to the rounding.
   float through_mean(const Map& map, const T* x, float semantic, const float* similarity) const {
-    const auto product = [&](const P& in, Index pack, int h) SGENET_INLINE {
-      return (map(in.v[h]) - semantic) * load<W>(similarity + pack * P::kElements + h * W);
-    };
-    CompensatedSum<W> total;
-    row.for_blocks([&](Index pack, Index last) SGENET_INLINE {
+    const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
       V sum{}, other{};
       for (; pack < last; ++pack) {
-        const P in = P::read(x + pack * P::kElements);
-        for (int h = 0; h < P::kVectors; ++h) (pack & 1 ? sum : other) += product(in, pack, h);
+        const P in = P::read(x + row.start(pack));
+        for (int h = 0; h < P::kVectors; ++h) {
+          const V product = (map(in.v[h]) - semantic) * load<W>(similarity + pack * P::kElements + h * W);
+          (pack & 1 ? sum : other) += row.counted(pack, h, product);
+        }
       }
-      total.add(sum + other);
-    });
-    const Index pack = row.packs - 1;
-    const P in = P::read(x + row.start(pack));
-    for (int h = 0; h < P::kVectors; ++h) total.add(row.counted(pack, h, product(in, pack, h)));
-    return total.of_lanes() / float(row.positions);
+      return Several<W, 1>{{sum + other}};
+    };
+    return row.template sums<1>(sum_of)[0] / float(row.positions);
   }
 
   // dx = a dy + dc g + dg / m

@@ -151,18 +151,21 @@ struct ScaleBackwardPass {
     for (Index task = tasks.first; task < tasks.last; ++task) {
       const Map map(call.affine, task % call.shape.channels);
       const V gate = all<W>(call.gate[task]);
-      CompensatedSum<W> sum;
-      for (Index pack = 0; pack < row.packs; ++pack) {
-        const Index at = task * row.positions + row.start(pack);
-        P gradient = upstream(at);
-        const P in = P::read(static_cast<const T*>(call.x) + at);
-        for (int h = 0; h < P::kVectors; ++h) {
-          sum.add(row.counted(pack, h, gradient.v[h] * map(in.v[h])));
-          gradient.v[h] *= gate;
+      const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
+        V sum{};
+        for (; pack < last; ++pack) {
+          const Index at = task * row.positions + row.start(pack);
+          P gradient = upstream(at);
+          const P in = P::read(static_cast<const T*>(call.x) + at);
+          for (int h = 0; h < P::kVectors; ++h) {
+            sum += row.counted(pack, h, gradient.v[h] * map(in.v[h]));
+            gradient.v[h] *= gate;
+          }
+          gradient.write(static_cast<T*>(call.dx) + at);
         }
-        gradient.write(static_cast<T*>(call.dx) + at);
-      }
-      call.dgate[task] = sum.of_lanes();
+        return Several<W, 1>{{sum}};
+      };
+      call.dgate[task] = row.template sums<1>(sum_of)[0];
     }
   }
 };

@@ -103,16 +103,6 @@ inline SGENET_INLINE void add_compensated(Value& total, Value& excess, Value par
   total = sum;
 }
 
-template <int W>
-class CompensatedSum {
- public:
-  SGENET_INLINE void add(Vector<W> part) { add_compensated(total_, excess_, part); }
-  SGENET_INLINE float of_lanes() const { return sum_of_lanes<W>(total_); }
-
- private:
-  Vector<W> total_{}, excess_{};
-};
-
 // ---------------------------------------------------------------------------------------------------------- shuffles
 
 // Lane l of the result is lane from(l) of a, or, from W on, lane from(l) - W of b.
