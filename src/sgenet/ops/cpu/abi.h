@@ -20,6 +20,8 @@ struct Shape {
   bool channels_last;
   Element element;
   int threads;
+
+  Index bytes_of_sample() const { return channels * positions * (element == Element::kBfloat16 ? 2 : 4); }
 };
 
 // The map that is worked on: x itself, or x * factor[c] + shift[c] where factor is given, formed in float.

@@ -644,12 +644,12 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 // share, should hold one sample and not one for each thread.
 inline bool overflows(const Shape& shape, Team team) {
   constexpr Index kOwnBytes = Index{1} << 20;
-  const Index bytes = shape.element == Element::kBfloat16 ? 2 : 4;
-  return shape.channels * shape.positions * bytes >= kOwnBytes * team.size;
+  return shape.bytes_of_sample() >= kOwnBytes * team.size;
 }
 
-// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample; all of
-// them so where one sample is enough for the caches. A pass is told whether its thread goes on with the sample behind.
+// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample. Where a
+// pass reads a sample again, and samples are so large that they overflow, all are taken together. A pass is told whether
+// its thread goes on with the sample behind.
 template <class Pass, class Area>
 void run_samples(const Pass& pass, Team team, Area* areas) {
   const Shape& shape = pass.call.shape;

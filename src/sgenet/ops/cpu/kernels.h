@@ -132,7 +132,7 @@ inline bool aligned(const void* p, Index bytes) {
 inline bool may_stream(const void* map, const Shape& shape, Index row_elements, Index vector_bytes, Index least_bytes) {
   const Index bytes = shape.element == Element::kBfloat16 ? 2 : 4;
   return aligned(map, vector_bytes) && row_elements * bytes % vector_bytes == 0 &&
-         shape.batch * shape.channels * shape.positions * bytes >= least_bytes;
+         shape.batch * shape.bytes_of_sample() >= least_bytes;
 }
 
 inline bool streams(const EnhanceForward& call, Index row_elements, Index vector_bytes) {
