@@ -507,7 +507,7 @@ def test_what_is_written_over_in_inference_mode_is_missed_by_a_gradient(backend)
             product, before = weight * kept, kept._version
             with mode():
                 overwrite(kept)
-            assert kept._version == before + 1
+            assert kept._version > before  # by one, or by what the backend wrote in several steps
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 product.sum().backward()
 

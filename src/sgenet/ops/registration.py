@@ -74,13 +74,13 @@ def operator(
     if plain is not None:
         _plain_forms[name] = _overwriting(plain) if overwrites else plain
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    _library.impl(name, compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    computing = _counted(compute) if overwrites else compute
+    _library.impl(name, computing, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sgenet::{name}", shapes, lib=_library)
     if gradient is not None:
         _library.impl(name, _with_gradient(name, gradient, plain), "Autograd")  # type: ignore[no-untyped-call]
     if overwrites:
         _library.impl(name, _without_gradient(name), "Autograd")  # type: ignore[no-untyped-call]
-        _library.impl(name, _counted(name), "ADInplaceOrView")  # type: ignore[no-untyped-call]
     if residual_at is not None:
         for key in _AUTOCAST_KEYS:
             _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
@@ -215,15 +215,13 @@ def _without_gradient(name: str) -> Callable[..., Any]:
     return overwrite
 
 
-def _counted(name: str) -> Callable[..., Any]:
-    """The step at which torch notes that a tensor was written to, in inference mode too."""
-    compute = _overload(name)
-    excluded = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+def _counted(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Torch's own operators note at a step of their own that a tensor was written to; one in Python costs too much."""
 
-    def overwrite(*args: Any) -> None:  # noqa: ANN401
-        with torch._C._ExcludeDispatchKeyGuard(excluded):
-            compute(*args)
-        torch.autograd.graph.increment_version(args[0])
+    def overwrite(x: Tensor, *args: Any) -> None:  # noqa: ANN401
+        compute(x, *args)
+        if not x.is_inference():  # those are never saved for a gradient, and count nothing
+            torch.autograd.graph.increment_version(x)
 
     return overwrite
 

@@ -47,7 +47,6 @@ struct Row {
 
   Index floats() const { return packs * P::kElements; }  // of an array with a value a position, pack by pack
   Index start(Index pack) const { return pack + 1 < packs ? pack * P::kElements : positions - P::kElements; }
-  bool has_overlap() const { return packs * P::kElements != positions; }
 
   // v without the lanes that an earlier pack has counted.
   SGENET_INLINE V counted(Index pack, int half, V v) const {
@@ -226,11 +225,9 @@ struct ChannelsFirstForward {
     call.statistics[task * 2 + 1] = statistics.spread;
     find_gate(statistics, call.weight[group], call.bias[group], similarity);
     if (call.residual != nullptr) {
-      enhance<true, false>(start, channel, similarity);
-    } else if (streams) {
-      enhance<false, true>(start, channel, similarity);
+      streams ? enhance<true, true>(start, channel, similarity) : enhance<true, false>(start, channel, similarity);
     } else {
-      enhance<false, false>(start, channel, similarity);
+      streams ? enhance<false, true>(start, channel, similarity) : enhance<false, false>(start, channel, similarity);
     }
   }
 };
@@ -254,6 +251,7 @@ struct ChannelsFirstBackward {
   const Row<T, W>& row;
   Index depth;
   float* parameter_gradients;  // (batch, groups, 2)
+  bool streams;
 
   Maps maps_of(Index task) const {
     const Index start = task * depth * row.positions;
@@ -370,7 +368,7 @@ struct ChannelsFirstBackward {
           const Index place = pack * P::kElements + h * W;
           out.v[h] = out.v[h] * load<W>(of.normalised + place) + (load<W>(of.slope + place) * g + mean);
         }
-        out.write(maps.dx + at);
+        streams ? out.stream(maps.dx + at) : out.write(maps.dx + at);
       }
     }
   }

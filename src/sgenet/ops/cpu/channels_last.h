@@ -121,6 +121,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
+  static constexpr Index kGated = 16;  // rows whose gates are found at once
+
   // What one thread keeps for a sample.
   struct Area {
     ChunkedSums columns;       // of each channel
@@ -128,6 +130,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     float* semantic;           // g, in pack order
     float *rate, *start;       // of each group: its gate is f / (1 + 2^(rate t + start))
     float* similarity;         // t of each group and position
+    float* gates;              // of each group, in kGated rows
 
     void carve(Carver& carver, Index channels, Index groups, Index positions) {
       columns.carve(carver, channels);
@@ -136,6 +139,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
       rate = carver.floats(groups);
       start = carver.floats(groups);
       similarity = carver.floats(groups * positions);
+      gates = carver.floats(groups * kGated);
     }
   };
 
@@ -144,7 +148,6 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   bool streams;
 
   static constexpr bool kReadsAgain = true;
-  static constexpr Index kGated = 16;  // rows whose gates are found at once
   static constexpr Index kRoomBytes = Index{4} << 20;  // for the next sample
 
   Index positions() const { return call.shape.positions; }
@@ -225,15 +228,15 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     }
   }
 
-  // The gates of some rows take the place of their t.
-  void find_gates(float* similarity, Index rows, const Area& own) const {
+  // The gates of some rows. They have a place that stays in the nearest cache: written over t, they would go to memory.
+  void find_gates(const float* similarity, Index rows, const Area& own) const {
     const Index groups = of.groups;
     const float scale = call.scale;
     for (Index slot = 0; slot < groups; slot += W) {
       const V rate = load<W>(own.rate + slot), start = load<W>(own.start + slot);
       for (Index row = 0; row < rows; ++row) {
-        float* place = similarity + row * groups + slot;
-        store<W>(place, logistic<W>(scale, rate * load<W>(place) + start));
+        const Index at = row * groups + slot;
+        store<W>(own.gates + at, logistic<W>(scale, rate * load<W>(similarity + at) + start));
       }
     }
   }
@@ -270,11 +273,10 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     const Index ahead = Base::ahead(of.channels * positions(), more, kRoomBytes);
     for (Index first = rows.first; first < rows.last; first += kGated) {
       const Index count = least(kGated, rows.last - first);
-      float* gates = own.similarity + first * of.groups;
-      find_gates(gates, count, own);
+      find_gates(own.similarity + first * of.groups, count, own);
       for (Index row = 0; row < count; ++row) {
         const Index at = (first + row) * of.channels;
-        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, gates + row * of.groups, floor, ahead);
+        enhance_row<WithResidual, Streams>(x + at, residual + at, y + at, own.gates + row * of.groups, floor, ahead);
       }
     }
   }
@@ -292,12 +294,11 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     find_similarity(x, early, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
+    const Area& own = parts[team.rank];
     if (call.residual != nullptr) {
-      enhance<true, false>(sample, rows, parts[team.rank], more);
-    } else if (streams) {
-      enhance<false, true>(sample, rows, parts[team.rank], more);
+      streams ? enhance<true, true>(sample, rows, own, more) : enhance<true, false>(sample, rows, own, more);
     } else {
-      enhance<false, false>(sample, rows, parts[team.rank], more);
+      streams ? enhance<false, true>(sample, rows, own, more) : enhance<false, false>(sample, rows, own, more);
     }
   }
 };
@@ -619,11 +620,9 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
       maps.y = nullptr;
     }
     if (maps.y != nullptr) {
-      write_all<true, false>(maps, rows, own, more);
-    } else if (streams) {
-      write_all<false, true>(maps, rows, own, more);
+      streams ? write_all<true, true>(maps, rows, own, more) : write_all<true, false>(maps, rows, own, more);
     } else {
-      write_all<false, false>(maps, rows, own, more);
+      streams ? write_all<false, true>(maps, rows, own, more) : write_all<false, false>(maps, rows, own, more);
     }
   }
 

@@ -59,10 +59,10 @@
 namespace sgenet {
 namespace SGENET_ISA {
 
-// Outputs of at least this many bytes pass by the caches: stored the usual way, each line would be read first, and in
-// its place something would be thrown out that is needed sooner. Whoever reads the output next does not lose by it; but
-// a gradient is read at once, by the layer before: it passes by only where no cache would hold it.
-constexpr Index kStreamedBytes = Index{1} << 20, kStreamedGradientBytes = Index{16} << 20;
+// Outputs and gradients of at least this many bytes pass by the caches: stored the usual way, each line would be read
+// first, and in its place something would be thrown out that is needed sooner. Whoever reads them next reads them from
+// memory then, which costs no more than that first reading did.
+constexpr Index kStreamedBytes = Index{1} << 20;
 
 template <class T>
 struct Type {
@@ -129,15 +129,17 @@ inline bool aligned(const void* p, Index bytes) {
 }
 
 // Whether a map is large enough, and in whole aligned vectors, to be written past the caches.
-inline bool may_stream(const void* map, const Shape& shape, Index row_elements, Index vector_bytes, Index least_bytes) {
-  const Index bytes = shape.element == Element::kBfloat16 ? 2 : 4;
-  return aligned(map, vector_bytes) && row_elements * bytes % vector_bytes == 0 &&
-         shape.batch * shape.bytes_of_sample() >= least_bytes;
+inline bool may_stream(const void* map, const Shape& shape, Index vector_bytes) {
+  const Index row_elements = shape.channels_last ? shape.channels : shape.positions;
+  const Index row_bytes = row_elements * (shape.element == Element::kBfloat16 ? 2 : 4);
+  return aligned(map, vector_bytes) && row_bytes % vector_bytes == 0 &&
+         shape.batch * shape.bytes_of_sample() >= kStreamedBytes;
 }
 
-inline bool streams(const EnhanceForward& call, Index row_elements, Index vector_bytes) {
-  return call.y != call.x && call.residual == nullptr &&  // what is read is in the caches already
-         may_stream(call.y, call.shape, row_elements, vector_bytes, kStreamedBytes);
+// The same for a forward pass, EnhanceForward or ScaleForward: what it has read is in the caches already.
+template <class Call>
+bool streams(const Call& call, Index vector_bytes) {
+  return call.y != call.x && call.y != call.residual && may_stream(call.y, call.shape, vector_bytes);
 }
 
 // Lays out scratch memory by carve(Carver&), first to measure and then in earnest; false without memory.
@@ -182,7 +184,7 @@ Status forward_channels_last(const EnhanceForward& call) {
   });
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
-  const Pass pass{{}, call, parameters, streams(call, shape.channels, 4 * W)};
+  const Pass pass{{}, call, parameters, streams(call, 4 * W)};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   return kDone;
 }
@@ -194,7 +196,7 @@ Status forward_channels_first(const EnhanceForward& call) {
   float* scratch = nullptr;
   if (!carved([&](Carver& carver) { scratch = carver.floats(row.floats() * shape.threads); })) return kOutOfMemory;
   const ChannelsFirstForward<T, W, WithAffine> pass{call, row, shape.channels / call.groups};
-  const bool streamed = !row.has_overlap() && streams(call, shape.positions, 4 * W);
+  const bool streamed = streams(call, 4 * W);
   in_parallel(shape.threads, [&](Team team) {
     const Range tasks = team.share(shape.batch * call.groups);
     for (Index task = tasks.first; task < tasks.last; ++task) {
@@ -236,8 +238,7 @@ Status backward_channels_last(const EnhanceBackward& call) {
   });
   if (!enough) return kOutOfMemory;
   parameters.fill(call.affine, call.weight, call.bias);
-  const bool streamed = may_stream(call.dx, shape, shape.channels, 4 * W, kStreamedGradientBytes);
-  const Pass pass{{}, call, parameters, gradients, streamed};
+  const Pass pass{{}, call, parameters, gradients, may_stream(call.dx, shape, 4 * W)};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   pass.sum_parameter_gradients();
   return kDone;
@@ -253,7 +254,8 @@ Status backward_channels_first(const EnhanceBackward& call) {
     scratch = carver.floats(2 * row.floats() * shape.threads);
   });
   if (!enough) return kOutOfMemory;
-  const ChannelsFirstBackward<T, W, WithAffine> pass{call, row, shape.channels / call.groups, gradients};
+  const ChannelsFirstBackward<T, W, WithAffine> pass{call, row, shape.channels / call.groups, gradients,
+                                                  may_stream(call.dx, shape, 4 * W)};
   in_parallel(shape.threads, [&](Team team) {
     const Range tasks = team.share(shape.batch * call.groups);
     for (Index task = tasks.first; task < tasks.last; ++task) {
@@ -287,7 +289,7 @@ inline Status enhance_backward(const EnhanceBackward& call) {
 template <class T, int W, bool WithAffine, bool WithResidual>
 Status scale_forward_by(const ScaleForward& call) {
   const Shape& shape = call.shape;
-  const ScaleForwardPass<T, W, WithAffine, WithResidual> pass{call};
+  const ScaleForwardPass<T, W, WithAffine, WithResidual> pass{call, streams(call, 4 * W)};
   if (!shape.channels_last) {
     const Row<T, W> row(shape.positions);
     in_parallel(shape.threads, [&](Team team) {
@@ -328,9 +330,10 @@ template <class T, int W, bool WithAffine>
 Status scale_backward_by(const ScaleBackward& call) {
   using Pass = ScaleBackwardPass<T, W, WithAffine>;
   const Shape& shape = call.shape;
+  const bool streamed = may_stream(call.dx, shape, 4 * W) && may_stream(call.dresidual, shape, 4 * W);
   if (!shape.channels_last) {
     const Row<T, W> row(shape.positions);
-    const Pass pass{call, nullptr, nullptr};
+    const Pass pass{call, nullptr, nullptr, streamed};
     in_parallel(shape.threads, [&](Team team) {
       pass.run_channels_first(row, team.share(shape.batch * shape.channels));
     });
@@ -348,7 +351,7 @@ Status scale_backward_by(const ScaleBackward& call) {
     Rows<T, W>::to_pack_order(call.affine.factor, factor, shape.channels);
     Rows<T, W>::to_pack_order(call.affine.shift, shift, shape.channels);
   }
-  const Pass pass{call, factor, shift};
+  const Pass pass{call, factor, shift, streamed};
   in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
   return kDone;
 }

@@ -16,11 +16,14 @@ struct ScaleForwardPass {
   using Map = typename ChannelsFirst<T, W, WithAffine>::Map;
 
   const ScaleForward& call;
+  bool streams;
 
   const T* x(Index at) const { return static_cast<const T*>(call.x) + at; }
   const T* residual(Index at) const { return static_cast<const T*>(call.residual) + at; }
   T* y(Index at) const { return static_cast<T*>(call.y) + at; }
   V floor() const { return all<W>(call.relu ? 0.0f : -__builtin_inff()); }
+
+  SGENET_INLINE void write(const P& out, Index at) const { streams ? out.stream(y(at)) : out.write(y(at)); }
 
   SGENET_INLINE P finished(P out, Index at, V least_value) const {
     if constexpr (WithResidual) {
@@ -50,7 +53,7 @@ struct ScaleForwardPass {
           if (WithAffine) out.v[h] = out.v[h] * load<W>(factor + place) + load<W>(shift + place);
           out.v[h] *= load<W>(gate + place);
         }
-        finished(out, row * channels + c, least_value).write(y(row * channels + c));
+        write(finished(out, row * channels + c, least_value), row * channels + c);
       }
     }
   }
@@ -68,7 +71,7 @@ struct ScaleForwardPass {
       const Index start = task * row.positions, last_at = start + row.start(row.packs - 1);
       const P last = pack_at(last_at);  // read before a neighbour overwrites it, see ChannelsFirstForward
       for (Index pack = 0; pack + 1 < row.packs; ++pack) {
-        pack_at(start + pack * P::kElements).write(y(start + pack * P::kElements));
+        write(pack_at(start + pack * P::kElements), start + pack * P::kElements);
       }
       last.write(y(last_at));
     }
@@ -96,6 +99,12 @@ struct ScaleBackwardPass {
 
   const ScaleBackward& call;
   const float *factor, *shift;  // in pack order, for NHWC
+  bool streams;
+
+  SGENET_INLINE void write(const P& gradient, void* map, Index at) const {
+    T* place = static_cast<T*>(map) + at;
+    streams ? gradient.stream(place) : gradient.write(place);
+  }
 
   // The gradient behind the ReLU, written as the residual's where that is asked for.
   SGENET_INLINE P upstream(Index at) const {
@@ -104,7 +113,7 @@ struct ScaleBackwardPass {
       const P y = P::read(static_cast<const T*>(call.y) + at);
       for (int h = 0; h < P::kVectors; ++h) gradient.v[h] = y.v[h] <= 0.0f ? V{} : gradient.v[h];
     }
-    if (call.dresidual != nullptr) gradient.write(static_cast<T*>(call.dresidual) + at);
+    if (call.dresidual != nullptr) write(gradient, call.dresidual, at);
     return gradient;
   }
 
@@ -124,7 +133,7 @@ struct ScaleBackwardPass {
           sum.v[h] += gradient.v[h] * x;
           gradient.v[h] *= load<W>(gate + place);
         }
-        gradient.write(static_cast<T*>(call.dx) + at);
+        write(gradient, call.dx, at);
       }
       for (int h = 0; h < P::kVectors; ++h) store<W>(sums + c + h * W, sum.v[h]);
     }
@@ -161,7 +170,7 @@ struct ScaleBackwardPass {
             sum += row.counted(pack, h, gradient.v[h] * map(in.v[h]));
             gradient.v[h] *= gate;
           }
-          gradient.write(static_cast<T*>(call.dx) + at);
+          write(gradient, call.dx, at);
         }
         return Several<W, 1>{{sum}};
       };
