@@ -185,7 +185,7 @@ def backward(
         *gate, *front, *_map(x, channels_last),
     )  # fmt: skip
     dresidual = masked if relu else grad
-    return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dresidual if has_residual else None
+    return dx, _as(weight.dtype, dweight), _as(bias.dtype, dbias), dresidual if has_residual else None
 
 
 def scale_channels(
@@ -340,6 +340,11 @@ def _like(other: Tensor, x: Tensor, channels_last: bool) -> Tensor:
 
 def _floats(values: Tensor) -> Tensor:
     return values.detach().float().contiguous()
+
+
+def _as(dtype: torch.dtype, values: Tensor) -> Tensor:
+    """Values in float32 as `dtype`; in cold caches torch itself takes long to find that there is nothing to do."""
+    return values if dtype is _FLOAT32 else values.to(dtype)
 
 
 def _readable(values: Tensor) -> Tensor:
