@@ -398,3 +398,8 @@ def test_options_that_timms_weights_do_not_fit_are_named(tmp_path, options):
     file.unlink()
     with pytest.raises(CheckpointError, match="timm's weights of resnet18 cannot be had: FileNotFoundError"):
         sgenet.create_model("timm:resnet18", **at_hand)
+
+
+def test_building_from_a_name_says_what_makes_a_network_of_one():
+    with pytest.raises(ConfigError, match=r"'sge_resnet50'.*create_model"):
+        build("sge_resnet50")

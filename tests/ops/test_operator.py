@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgenet
 from sgenet import ops
@@ -422,6 +424,99 @@ def test_autocast_promotes_a_sum_and_nothing_else(backend, layout):
         assert sgenet.spatial_group_enhance(x.float(), weight, bias, 2).dtype == torch.float32
     assert y.dtype == scaled.dtype == torch.float32
     close(y, enhanced(x.double(), weight.double(), bias.double(), 2, residual=residual.double()), 1e-5)
+
+
+class Watching(TorchDispatchMode):
+    """Notes the name of every operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class WatchingFunctions(TorchFunctionMode):
+    """The same for functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Wrapped(Tensor):
+    """A tensor whose values lie in another one; no kernel can read them where it says that they are."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return func(*(a.inner if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_whoever_watches_operators_sees_them_without_gradients_too(backend, mode):
+    two = torch.ones(2)
+    calls = {
+        "sgenet.spatial_group_enhance.default": lambda x: sgenet.spatial_group_enhance(x, two, two, 2, residual=x),
+        "sgenet.spatial_group_enhance_.default": lambda x: ops.spatial_group_enhance_(x, two, two, 2),
+        "sgenet.scale_channels.default": lambda x: ops.scale_channels(x, x[:, :, 0, 0]),
+        "sgenet.scale_channels_.default": lambda x: ops.scale_channels_(x, torch.ones(2, 8)),
+    }
+    for name, call in calls.items():
+        with mode():
+            for watching in (Watching(), WatchingFunctions()):
+                with watching:
+                    call(drawn((2, 8, 4, 5)))
+                assert name in watching.seen
+            with torch.profiler.profile() as profile:
+                call(drawn((2, 8, 4, 5)))
+            assert name.removesuffix(".default").replace(".", "::") in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("which", ["x", "weight", "residual"])
+def test_tensors_with_rules_of_their_own_are_asked_for_them(backend, which):
+    given_ = {"x": drawn((2, 8, 4, 5)), "weight": drawn((2,)), "bias": drawn((2,), seed=1)}
+    given_["residual"] = drawn((2, 8, 4, 5), seed=2)
+    with torch.no_grad():
+        expected = sgenet.spatial_group_enhance(**given_, groups=2)
+        y = sgenet.spatial_group_enhance(**{**given_, which: Wrapped(given_[which])}, groups=2)
+    assert type(y) is Tensor
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+def test_with_and_without_gradients_the_bits_are_the_same(backend, layout, dtype):
+    x, residual = drawn((2, 8, 4, 5), dtype, layout), drawn((2, 8, 4, 5), layout=layout, seed=1)
+    weight, bias, gate = drawn((2,)), drawn((2,), seed=1), drawn((2, 8), seed=2)
+
+    def computed():
+        with torch.autocast("cpu", torch.bfloat16):
+            enhanced_sum = sgenet.spatial_group_enhance(x, weight, bias, 2, residual=residual, relu=True)
+            scaled_sum = ops.scale_channels(x, gate, residual, True)
+        return [sgenet.spatial_group_enhance(x, weight, bias, 2), ops.scale_channels(x, gate), enhanced_sum, scaled_sum]
+
+    weight.requires_grad_()
+    gate.requires_grad_()
+    with_gradients = computed()
+    assert all(y.requires_grad for y in with_gradients)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            for own, expected in zip(computed(), with_gradients, strict=True):
+                assert own.dtype == expected.dtype
+                assert own.stride() == expected.stride()
+                assert torch.equal(own, expected.detach())
 
 
 def test_what_does_not_fit_is_named():

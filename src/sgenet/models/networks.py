@@ -167,11 +167,17 @@ def build(description: dict[str, Any], host: nn.Module | None = None) -> nn.Modu
 
     Raises:
         CheckpointError: If the host is not described and not given, or is of a family that nobody here knows.
+        ConfigError: If it is no description, but a name for example.
 
     Examples:
         >>> type(build(describe(create_model("sge_resnet20_cifar", num_classes=10)))).__name__
         'CifarResNet'
     """
+    if not isinstance(description, dict):
+        raise ConfigError(
+            f"build takes a description, as describe(model) returns it, not {description!r}; "
+            "a network of a name is made by create_model(name)"
+        )
     if host is None:
         known = description.get("host")
         if known is None:

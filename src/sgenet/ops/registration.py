@@ -2,6 +2,11 @@
 
 Every operator that has gradients comes as three: NAME, which users call, and what a compiled training step consists of:
 NAME_forward, which also returns what the backward pass needs, and NAME_backward.
+
+Torch's dispatcher stands between a call and what computes it: it is where gradients, compilers, profilers and other
+kinds of tensors come in. For an operator in Python it takes a tenth of a millisecond where the caches have just been
+streamed through, which is as long as the kernel itself takes for a small map. Where none of those is at work, it would
+do nothing, and `operator` goes past it.
 """
 
 from __future__ import annotations
@@ -10,8 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _is_tracing
+from torch import Tensor, is_grad_enabled, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._autograd import _profiler_enabled
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_exporting
 
@@ -40,6 +51,7 @@ NORM = (
 
 _plain_forms: dict[str, Callable[..., Any]] = {}
 _library = torch.library.Library("sgenet", "DEF")  # type: ignore[no-untyped-call]  # lives as its operators do
+_PLAIN_TYPES = frozenset({Tensor, nn.Parameter, int, float, bool, type(None)})  # all others have rules of their own
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
 
 
@@ -68,8 +80,7 @@ def operator(
             it would write.
 
     Returns:
-        What `torch.ops.sgenet.NAME.default` is. Keep it: after a kernel has streamed a map through the caches, finding
-        it there by three names takes longer than calling it.
+        What does what `torch.ops.sgenet.NAME.default` does, sooner. It is called without keywords.
     """
     if plain is not None:
         _plain_forms[name] = _overwriting(plain) if overwrites else plain
@@ -84,7 +95,7 @@ def operator(
     if residual_at is not None:
         for key in _AUTOCAST_KEYS:
             _library.impl(name, _with_autocast(name, key, residual_at), key)  # type: ignore[no-untyped-call]
-    return _overload(name)
+    return _directly(_overload(name), computing, residual_at)
 
 
 def plain_forms() -> dict[str, Callable[..., Any]]:
@@ -180,8 +191,28 @@ def _overload(name: str) -> Callable[..., Any]:
     return overload
 
 
+def _directly(overload: Callable[..., Any], compute: Callable[..., Any], residual_at: int | None) -> Callable[..., Any]:
+    """What calls `compute` where the dispatcher would do nothing else, and the dispatcher otherwise."""
+
+    def call(*args: Any) -> Any:  # noqa: ANN401
+        if is_compiling() or _is_something_between() or not _PLAIN_TYPES.issuperset(map(type, args)):
+            return overload(*args)
+        if residual_at is not None and len(args) > residual_at:
+            residual = args[residual_at]
+            if residual is not None and residual.dtype is not args[0].dtype:  # it is autocast that permits this
+                return overload(*args)
+        return compute(*args)
+
+    return call
+
+
+def _is_something_between() -> bool:
+    """Whether gradients are recorded, or someone wants to know of every operator: a mode, a tracer, a profiler."""
+    return is_grad_enabled() or bool(_len_torch_dispatch_stack() or _len_torch_function_stack() or _profiler_enabled())
+
+
 def _wants_gradient(args: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+    return is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
 def _with_gradient(
