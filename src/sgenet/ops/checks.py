@@ -32,7 +32,7 @@ def check_input(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     Raises:
         ConfigError: If something does not fit; the message names it.
     """
-    if not 3 <= x.dim() <= 5:
+    if not 3 <= len(x.shape) <= 5:
         raise ConfigError(
             f"spatial_group_enhance takes (batch, channels, 1 to 3 spatial axes), not a tensor of {tuple(x.shape)}"
         )

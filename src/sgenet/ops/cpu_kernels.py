@@ -51,8 +51,9 @@ _RECORDS = {
     "sgenet_moments": Struct(f"3P{_MAP}"),
     "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
 }
-# Names of our own: what the kernels stream through the caches drives everything else out of them, and then every name
-# that is looked up in a module as large as torch is waited for.
+# What the kernels stream through the caches drives everything else out of them. Then every name that is looked up in a
+# module as large as torch is waited for, and so is the code of every method of a tensor when it is first called: names
+# of our own, therefore, and few kinds of questions.
 _FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
 _NO_NORM = (0, 0, 0, 0, 0.0, 0)
 _OUT_OF_MEMORY = 1
@@ -310,9 +311,12 @@ def norm_backward(
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:
     """`x` in one of the two layouts, and whether it is channels_last."""
+    _, channels, height, width = x.shape
+    if x.stride() == (channels * height * width, 1, width * channels, channels):  # asking torch takes longer
+        return x, True
     if x.is_contiguous():
         return x, False
-    if x.is_contiguous(memory_format=torch.channels_last):
+    if x.is_contiguous(memory_format=torch.channels_last):  # axes of one element may have any stride
         return x, True
     return x.contiguous(), False
 
@@ -323,7 +327,7 @@ def _beside(residual: Tensor | None, x: Tensor, channels_last: bool) -> Tensor |
         return None
     residual = _like(residual, x, channels_last)
     distance = abs(residual.data_ptr() - x.data_ptr())
-    return residual.clone() if 0 < distance < x.nbytes else residual
+    return residual.clone() if 0 < distance < x.numel() * (2 if x.dtype is _BFLOAT16 else 4) else residual
 
 
 def _like(other: Tensor, x: Tensor, channels_last: bool) -> Tensor:
