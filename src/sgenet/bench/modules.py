@@ -20,6 +20,7 @@ from sgenet.bench.networks import draw_weights
 from sgenet.bench.result import BenchRow
 from sgenet.bench.settings import BenchSettings
 from sgenet.ops import scale_channels_, spatial_group_enhance_, use_backend
+from sgenet.ops.spatial_group_enhance import spatial_group_enhance_backward, spatial_group_enhance_forward
 from sgenet.timing import compare_latency
 
 __all__ = ["STAGES", "module_rows"]
@@ -165,18 +166,18 @@ class _Maps:
         """What autograd calls, called without autograd: between the two lies what any gradient costs."""
         module = copy.deepcopy(self.module).requires_grad_(False)
         settings = (module.groups, module.eps, module.scale)
-        operators = torch.ops.sgenet
-        forward = operators.spatial_group_enhance_forward.default
-        backward = operators.spatial_group_enhance_backward.default
         with torch.inference_mode(), form():
-            saved = [forward(x, module.weight, module.bias, *settings)[1:] for x in self.inputs]
+            saved = [spatial_group_enhance_forward(x, module.weight, module.bias, *settings)[1:] for x in self.inputs]
         turns = cycle(zip(self.inputs, saved, self.others, strict=True))
         kept = _Ring[object](self.count)
 
         def step() -> None:
             x, values, grad = next(turns)
             with torch.inference_mode(), form():
-                kept.put(backward(grad, x, None, module.weight, module.bias, *values, *settings, False, False))
+                gradients = spatial_group_enhance_backward(
+                    grad, x, None, module.weight, module.bias, *values, *settings, False, False
+                )
+                kept.put(gradients)
 
         return step
 

@@ -31,7 +31,13 @@ from sgenet.ops.registration import (
     traced_plainly,
 )
 
-__all__ = ["spatial_group_enhance", "spatial_group_enhance_", "spatial_group_gate"]
+__all__ = [
+    "spatial_group_enhance",
+    "spatial_group_enhance_",
+    "spatial_group_enhance_backward",
+    "spatial_group_enhance_forward",
+    "spatial_group_gate",
+]
 
 
 def spatial_group_enhance(
@@ -307,7 +313,7 @@ class _Enhance(torch.autograd.Function):
         residual: Tensor | None = None,
         relu: bool = False,
     ) -> Tensor:
-        y, semantic, statistics = _FORWARD(x, weight, bias, groups, eps, scale, residual, relu)
+        y, semantic, statistics = spatial_group_enhance_forward(x, weight, bias, groups, eps, scale, residual, relu)
         ctx.save_for_backward(x, y if relu else None, weight, bias, semantic, statistics)
         ctx.settings = (groups, eps, scale, residual is not None, relu)
         return y  # type: ignore[no-any-return]
@@ -324,7 +330,7 @@ class _Enhance(torch.autograd.Function):
             plain = reference.forward(x, weight, bias, groups, eps, scale)[0]
             dx, dweight, dbias = differentiable(plain, (x, weight, bias), dresidual)
         else:
-            dx, dweight, dbias, dresidual = _BACKWARD(
+            dx, dweight, dbias, dresidual = spatial_group_enhance_backward(
                 grad, x, y, weight, bias, semantic, statistics, groups, eps, scale, has_residual, relu
             )
             dweight, dbias = dweight.view_as(weight), dbias.view_as(bias)
@@ -352,13 +358,13 @@ _ENHANCE_INTO = operator(
     overwrites=True,
     plain=_plain,
 )
-_FORWARD = operator(
+spatial_group_enhance_forward = operator(
     "spatial_group_enhance_forward",
     f"(Tensor x, {_PARAMETERS}, float scale, {_JOIN}) -> (Tensor y, Tensor semantic, Tensor statistics)",
     _enhance_forward,
     _shapes_forward,
 )
-_BACKWARD = operator(
+spatial_group_enhance_backward = operator(
     "spatial_group_enhance_backward",
     "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor semantic, Tensor statistics, int groups, "
     "float eps, float scale, bool has_residual, bool relu) "
