@@ -426,28 +426,24 @@ def test_autocast_promotes_a_sum_and_nothing_else(backend, layout):
     close(y, enhanced(x.double(), weight.double(), bias.double(), 2, residual=residual.double()), 1e-5)
 
 
-class Watching(TorchDispatchMode):
-    """Notes the name of every operator."""
+class Noting:
+    """Notes the name of what is called."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def note(self, func, types, args=(), kwargs=None):
         self.seen.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-class WatchingFunctions(TorchFunctionMode):
-    """The same for functions."""
+class NotingOperators(Noting, TorchDispatchMode):
+    __torch_dispatch__ = Noting.note
 
-    def __init__(self):
-        super().__init__()
-        self.seen = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.seen.append(str(func))
-        return func(*args, **(kwargs or {}))
+class NotingFunctions(Noting, TorchFunctionMode):
+    __torch_function__ = Noting.note
 
 
 class Wrapped(Tensor):
@@ -475,10 +471,10 @@ def test_whoever_watches_operators_sees_them_without_gradients_too(backend, mode
     }
     for name, call in calls.items():
         with mode():
-            for watching in (Watching(), WatchingFunctions()):
-                with watching:
+            for noting in (NotingOperators(), NotingFunctions()):
+                with noting:
                     call(drawn((2, 8, 4, 5)))
-                assert name in watching.seen
+                assert name in noting.seen
             with torch.profiler.profile() as profile:
                 call(drawn((2, 8, 4, 5)))
             assert name.removesuffix(".default").replace(".", "::") in {event.key for event in profile.key_averages()}
