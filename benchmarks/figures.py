@@ -56,16 +56,19 @@ def main() -> int:
     settings = [*settings_for("cpu"), *settings_for("cuda")]
     found = [(setting, own) for setting in settings if (own := newest(setting, rows, about))]
     print(markdown(found))
-    print(f"\n{caption(rows[-1])}")
+    about_them = caption([row for _, own in found for row in own])
+    print(f"\n{about_them}")
     lines = [Line(s, {row["form"]: row for row in own}) for s, own in found if s.options.module is None]
-    draw(lines, caption(rows[-1]), options.picture)
+    draw(lines, about_them, options.picture)
     print(f"\n{options.picture} written", file=sys.stderr)
     return 0
 
 
-def caption(row: Row) -> str:
-    """Where it was measured."""
-    return f"{row['device']}, {row['threads']} threads, torch {row['torch']}, {row['date']}"
+def caption(rows: Sequence[Row]) -> str:
+    """Where and when it was measured."""
+    days = sorted({row["date"] for row in rows})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"{rows[-1]['device']}, {rows[-1]['threads']} threads, torch {rows[-1]['torch']}, {when}"
 
 
 def markdown(found: Sequence[tuple[Setting, Sequence[Row]]]) -> str:
@@ -103,7 +106,7 @@ def draw(lines: Sequence[Line], about: str, file: Path) -> None:
     panels[0].invert_yaxis()
     low, high = panels[0].get_xlim()
     span = high - low
-    ends = (low - 0.13 * span, high + 0.06 * span)  # room for what stands beside the first and the last mark
+    ends = (low - 0.2 * span, high + 0.06 * span)  # room for what stands beside the first and the last mark
     panels[0].set_xticks([tick for tick in panels[0].get_xticks() if 1.0 <= tick < ends[1] - 0.05])
     panels[0].set_xlim(ends)
     canvas.text(0.02, 1 - 0.3 / height, "ResNet-50 with attention against ResNet-50", weight="bold", fontsize=13)
