@@ -156,7 +156,7 @@ def backward(
     view = _GroupedView.of(x, groups, norm)
     up, g = view.alike(upstream), view.spread_channels(semantic)
     left, deviation = (view.spread_groups(values) for values in statistics.unbind(2))
-    gamma, count = view.per_group(weight), max(view.size, 1)
+    gamma, count = view.per_group(weight), max(view.size(), 1)
 
     inverse = 1 / (deviation + eps)
     normalised = (view.similarity(g) - left) * inverse
@@ -306,22 +306,21 @@ class _GroupedView(NamedTuple):
 
     Kernels read memory in the order of the axes they are given, and a reduction returns its result in that order too:
     with the axes in another order than the memory, each following step would mix two layouts, at half the speed.
+
+    It has no properties: dynamo of torch 2.7 cannot trace those of a named tuple.
     """
 
     values: Tensor
     group_axis: int  # the channels of a group are the axis behind it
+    positions: list[int]  # the spatial axes
 
     @classmethod
     def of(cls, x: Tensor, groups: int, norm: Norm | None = None) -> _GroupedView:
-        axis = x.dim() - 1 if _channels_innermost(x) else 1
-        return cls(_split(_normed(x.to(_wide(x.dtype)), norm), axis, groups), axis)
+        innermost, axes = _channels_innermost(x), x.dim()
+        axis, first = (axes - 1, 1) if innermost else (1, 3)
+        values = _split(_normed(x.to(_wide(x.dtype)), norm), axis, groups)
+        return cls(values, axis, list(range(first, first + axes - 2)))
 
-    @property
-    def positions(self) -> list[int]:
-        """The spatial axes."""
-        return [axis for axis in range(1, self.values.dim()) if axis not in (self.group_axis, self.group_axis + 1)]
-
-    @property
     def size(self) -> int:
         """m, the number of positions."""
         count = 1
@@ -401,9 +400,11 @@ def _masks(view: _GroupedView, weight: Tensor, bias: Tensor, eps: float, scale: 
 
 def _unbiased_deviation(centred: Tensor, left: Tensor, view: _GroupedView) -> Tensor:
     """Standard deviation of values less their mean; 0, with gradient 0, where they differ by no more than rounding."""
-    # sym_max keeps a symbolic size symbolic, so that an exported program takes 1x1 maps too.
-    freedom = torch.sym_max(view.size - 1, 1)
-    variance = view.over_positions(centred.square()).div(freedom)  # type: ignore[arg-type]
+    size = view.size()
+    # sym_max keeps a symbolic size symbolic, so that an exported program takes 1x1 maps too. Of numbers dynamo of torch
+    # 2.7 does not take it.
+    freedom = torch.sym_max(size - 1, 1) if isinstance(size, torch.SymInt) else max(size - 1, 1)
+    variance = view.over_positions(centred.square()).div(freedom)
     spread = variance > _ROUNDINGS * torch.finfo(left.dtype).eps * left.square()
     # The root's slope at 0 is infinite, and infinity times the zero behind it would make the gradient NaN.
     return variance.where(spread, variance.new_ones(())).sqrt().where(spread, variance.new_zeros(()))
