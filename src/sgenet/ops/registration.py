@@ -11,6 +11,7 @@ do nothing, and `operator` goes past it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -118,10 +119,27 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
         Whether to compute by `reference`, without the operator.
     """
     if is_compiling():
-        by_kernel = not compilers_fuse and not is_exporting()
+        by_kernel = not compilers_fuse and not _is_exported()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
     # torch.onnx exports by torch.export, and its older way by torch.jit.
     return _more_than_gradients() or _is_tracing()
+
+
+def _is_exported() -> bool:
+    """Whether what is traced becomes a program of `torch.export`.
+
+    Dynamo, when it traces the question, answers it with yes whatever it is (up to torch 2.11). So it is not traced but
+    asked while dynamo traces what is around it: of `torch.export`, and of dynamo itself, which may begin sooner.
+    """
+    tracing = sys.modules.get("torch._dynamo.symbolic_convert")
+    try:
+        by_dynamo = tracing is not None and tracing.InstructionTranslator.current_tx().export
+    except AttributeError:  # it traces nothing
+        by_dynamo = False
+    return is_exporting() or bool(by_dynamo)
+
+
+_is_exported._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `backend_for`
 
 
 def _more_than_gradients() -> bool:
