@@ -482,11 +482,11 @@ def test_whoever_watches_operators_sees_them_without_gradients_too(backend, mode
 
 @pytest.mark.parametrize("which", ["x", "weight", "residual"])
 def test_tensors_with_rules_of_their_own_are_asked_for_them(backend, which):
-    given_ = {"x": drawn((2, 8, 4, 5)), "weight": drawn((2,)), "bias": drawn((2,), seed=1)}
-    given_["residual"] = drawn((2, 8, 4, 5), seed=2)
+    tensors = {"x": drawn((2, 8, 4, 5)), "weight": drawn((2,)), "bias": drawn((2,), seed=1)}
+    tensors["residual"] = drawn((2, 8, 4, 5), seed=2)
     with torch.no_grad():
-        expected = sgenet.spatial_group_enhance(**given_, groups=2)
-        y = sgenet.spatial_group_enhance(**{**given_, which: Wrapped(given_[which])}, groups=2)
+        expected = sgenet.spatial_group_enhance(**tensors, groups=2)
+        y = sgenet.spatial_group_enhance(**{**tensors, which: Wrapped(tensors[which])}, groups=2)
     assert type(y) is Tensor
     assert torch.equal(y, expected)
 

@@ -364,6 +364,8 @@ spatial_group_enhance_forward = operator(
     _enhance_forward,
     _shapes_forward,
 )
+"""The forward pass that keeps what the backward pass needs: y, of the shape and dtype of x; g, (B, C); and of each
+group the mean of its similarities and s, (B, G, 2). The last two are float32, or float64 for float64 input."""
 spatial_group_enhance_backward = operator(
     "spatial_group_enhance_backward",
     "(Tensor grad, Tensor x, Tensor? y, Tensor weight, Tensor bias, Tensor semantic, Tensor statistics, int groups, "
@@ -372,3 +374,5 @@ spatial_group_enhance_backward = operator(
     _enhance_backward,
     _shapes_backward,
 )
+"""The gradients of x, of weight and bias (`groups` values each), and of the residual: empty where there is none, or
+where no ReLU makes it another than the gradient of y. `y` is needed only with the ReLU."""
