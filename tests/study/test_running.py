@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import optuna
@@ -265,6 +266,32 @@ def test_a_stopped_command_goes_on_where_it_was(ending, tmp_path):
     for metrics, rows in before.items():
         assert metrics.read_text().startswith(rows)
         assert len(metrics.read_text()) > len(rows)
+
+
+class StopsWhereItIsSwallowed(Told):
+    """A signal comes while a weak reference is told of a death, where Python ignores what its handler raises."""
+
+    def __init__(self, ending):
+        super().__init__()
+        self.ending = ending
+
+    def start(self, *args):
+        class Mortal:
+            pass
+
+        mortal = Mortal()
+        reference = weakref.ref(mortal, lambda _: signal.raise_signal(self.ending))
+        del mortal
+        assert reference() is None
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_signal_is_lost(ending, tmp_path):
+    before = signal.getsignal(ending)
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on where it was"):
+        run_study(small(epochs=500), tmp_path / "small", seconds=30, progress=StopsWhereItIsSwallowed(ending))
+    assert signal.getsignal(ending) is before
 
 
 @needs_proc

@@ -245,15 +245,17 @@ class _Crew:
         shown = _Shown(definition, progress)
         stopped = ""
         try:
-            with _sigterm_as_interruption(), self._at_work():
+            with _interruptions() as asked, self._at_work():
                 while self._processes:
                     shown.update(storage.state())
+                    if asked.is_set():
+                        raise KeyboardInterrupt
                     if deadline is not None and time.monotonic() >= deadline:
                         stopped = "the time is up"
                         self._stop()
                         break
                     self._look_after()
-                    time.sleep(_POLL_SECONDS)
+                    asked.wait(_POLL_SECONDS)
                 shown.update(storage.state())
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
@@ -325,16 +327,28 @@ class _Crew:
 
 
 @contextmanager
-def _sigterm_as_interruption() -> Iterator[None]:
-    """Let SIGTERM, by which systems end a process, do what Ctrl+C does; only the main thread can settle that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interruptions() -> Iterator[threading.Event]:
+    """Let SIGTERM, by which systems end a process, do what Ctrl+C does, and neither be lost.
+
+    What a handler raises is swallowed where it happens to come in a destructor, or when a weak reference is told of a
+    death; so the event tells of it too. Handlers that somebody else has set stay, and only the main thread may set any.
+    """
+    asked = threading.Event()
+
+    def stop(*_: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    may = threading.current_thread() is threading.main_thread()
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if may and signal.getsignal(n) in usual}
     try:
-        yield
+        for number in before:
+            signal.signal(number, stop)
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Shown:
