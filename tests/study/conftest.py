@@ -1,4 +1,10 @@
-"""Pictures and figures made up so that every text and chart of a report can be checked."""
+"""Pictures and figures made up so that every text and chart of a report can be checked; a database server."""
+
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,3 +67,37 @@ def sections(source, attentive, hostile):
         gallery=mask_gallery(attentive, source, lambda batch: batch.float() / 255, run="attention=<sge>-seed=0"),
         times=times(hostile.definition),
     )
+
+
+def postgres_programs():
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    initdb = shutil.which("initdb") or next((str(f / "initdb") for f in folders if (f / "initdb").is_file()), None)
+    return None if initdb is None else Path(initdb).parent
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A PostgreSQL server of our own."""
+    programs = postgres_programs()
+    if programs is None:
+        if os.environ.get("SGENET_REQUIRE_POSTGRES"):
+            pytest.fail("SGENET_REQUIRE_POSTGRES is set, but there is no PostgreSQL")
+        pytest.skip("needs PostgreSQL's initdb and postgres")
+    folder = tmp_path_factory.mktemp("postgres")
+    as_user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres")
+        for parent in folder.parents:
+            if parent == Path(os.environ.get("TMPDIR", "/tmp")):
+                break
+            parent.chmod(0o755)
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data = folder / "data"
+    quiet = {"check": True, "capture_output": True, "cwd": folder}
+    subprocess.run([*as_user, programs / "initdb", "-D", data, "-U", "study", "--auth=trust", "--no-sync"], **quiet)
+    port = str(random.SystemRandom().randint(20000, 60000))
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
+    control = [*as_user, programs / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL)
+    yield f"postgresql://study@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL)

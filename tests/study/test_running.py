@@ -85,7 +85,9 @@ def test_the_same_call_again_trains_nothing(undisturbed):
     result, _ = undisturbed
     before = table(result.output)
     told = Told()
+    logs = set(result.output.glob("workers/*"))
     again = run_study(small(), result.output, threads=1, heartbeat=1, progress=told)
+    assert set(result.output.glob("workers/*")) == logs  # nor was any worker started
     assert "4 of 4 trainings are there already." in told.lines
     assert table(again.output) == before
     assert len(optuna.load_study(study_name="small", storage=file_url(result.output)).get_trials()) == 4
@@ -124,6 +126,15 @@ def test_the_report_is_written_anew_from_the_folder_alone(undisturbed):
     definition, state, _ = open_study(result.output)
     assert definition == small()
     assert len(state.results) == 4
+
+
+def test_other_contents_under_a_studys_name_are_refused_and_nothing_is_lost(undisturbed):
+    result, _ = undisturbed
+    before = table(result.output)
+    with pytest.raises(RunError, match="epochs: 2 there, 3 here"):
+        run_study(small(epochs=3), result.output, progress=Told())
+    write_report(result.output)
+    assert table(result.output) == before
 
 
 @pytest.mark.slow
@@ -220,7 +231,7 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_run
             time.sleep(0.05)
         os.kill(workers_of(output)[0], signal.SIGKILL)
 
-    result = run_while(output, 2, harm, small())
+    result = run_while(output, 1, harm, small())
     assert table(output) == table(undisturbed[0].output)
     assert result.analysis.complete
 
@@ -285,6 +296,7 @@ class StopsWhereItIsSwallowed(Told):
         assert reference() is None
 
 
+@needs_proc
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_signal_is_lost(ending, tmp_path):
@@ -292,13 +304,12 @@ def test_no_signal_is_lost(ending, tmp_path):
     with pytest.raises(KeyboardInterrupt, match="the same command goes on where it was"):
         run_study(small(epochs=500), tmp_path / "small", seconds=30, progress=StopsWhereItIsSwallowed(ending))
     assert signal.getsignal(ending) is before
+    assert not workers_of(tmp_path / "small")
 
 
 @needs_proc
-@pytest.mark.parametrize(
-    ("ending", "status"),
-    [(signal.SIGTERM, 130), pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_no_worker_outlives_the_command(ending, status, tmp_path):
     """They have only begun, and have still to import what they need."""
     output = tmp_path / "demo"
@@ -323,7 +334,11 @@ def test_no_worker_outlives_the_command(ending, status, tmp_path):
 def test_a_training_that_breaks_is_reported_and_the_others_go_on(tmp_path):
     levels = {"none": {"attention": "none"}, "broken": {"attention": "sge", "lr": 1e30}}
     definition = small(seeds=1, factors={"attention": levels})
-    result = run_study(definition, tmp_path / "small", threads=1, heartbeat=1, progress=Told())
+    output = tmp_path / "small"
+    output.mkdir()
+    Storage(file_url(output), "small").enter(definition)
+    work(Task("small", str(output)), file_url(output))
+    result = write_report(output)
     assert list(result.analysis.failed) == ["attention=broken, seed=0"]
     assert "loss is" in result.analysis.failed["attention=broken, seed=0"]
     assert result.analysis.finished == 1
@@ -360,15 +375,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_other_contents_under_a_studys_name_are_refused_and_nothing_is_lost(undisturbed):
-    result, _ = undisturbed
-    before = table(result.output)
-    with pytest.raises(RunError, match="epochs: 2 there, 3 here"):
-        run_study(small(epochs=3), result.output, progress=Told())
-    write_report(result.output)
-    assert table(result.output) == before
-
-
 def test_a_full_disk_ends_the_study_in_one_line_and_gives_its_cell_back(tmp_path, monkeypatch):
     output = tmp_path / "small"
     output.mkdir()
@@ -388,40 +394,7 @@ def test_a_full_disk_ends_the_study_in_one_line_and_gives_its_cell_back(tmp_path
 # ------------------------------------------------------------------------------------------------- PostgreSQL
 
 
-def postgres_programs():
-    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    initdb = shutil.which("initdb") or next((str(f / "initdb") for f in folders if (f / "initdb").is_file()), None)
-    return None if initdb is None else Path(initdb).parent
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A PostgreSQL server of our own."""
-    programs = postgres_programs()
-    if programs is None:
-        if os.environ.get("SGENET_REQUIRE_POSTGRES"):
-            pytest.fail("SGENET_REQUIRE_POSTGRES is set, but there is no PostgreSQL")
-        pytest.skip("needs PostgreSQL's initdb and postgres")
-    folder = tmp_path_factory.mktemp("postgres")
-    as_user = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent == Path(os.environ.get("TMPDIR", "/tmp")):
-                break
-            parent.chmod(0o755)
-        as_user = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    quiet = {"check": True, "capture_output": True, "cwd": folder}
-    subprocess.run([*as_user, programs / "initdb", "-D", data, "-U", "study", "--auth=trust", "--no-sync"], **quiet)
-    port = str(random.SystemRandom().randint(20000, 60000))
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    control = [*as_user, programs / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL)
-    yield f"postgresql://study@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL)
-
-
+@pytest.mark.slow
 def test_two_processes_finish_one_study_together_over_one_server(server, undisturbed, tmp_path):
     """Each has a folder of its own, as machines have; both report the whole study."""
     code = (
@@ -447,8 +420,12 @@ def test_two_processes_finish_one_study_together_over_one_server(server, undistu
 
 
 def test_a_study_on_a_server_is_shown_from_anywhere(server, tmp_path):
-    definition, state, _ = open_study(tmp_path / "small", server)
-    assert definition == small()
-    assert len(state.results) == 4
-    with pytest.raises(RunError, match="has no study 'other'; it has small"):
+    definition = small(seeds=1, name="shown")
+    result = run_study(definition, tmp_path / "shown", storage=server, threads=1, progress=Told())
+    assert result.analysis.complete
+    assert not (tmp_path / "shown" / "study.db").exists()
+    found, state, _ = open_study(tmp_path / "elsewhere" / "shown", server)
+    assert found == definition
+    assert len(state.results) == 2
+    with pytest.raises(RunError, match=r"has no study 'other'; it has .*shown"):
         open_study(tmp_path / "other", server)

@@ -238,7 +238,9 @@ def hurried(url, taken):
         time.sleep(0.01)
 
 
-def test_processes_that_hurry_never_take_the_same_cell(url):
+@pytest.mark.parametrize("where", ["a file", "a server"])
+def test_processes_that_hurry_never_take_the_same_cell(where, request):
+    url = request.getfixturevalue("url" if where == "a file" else "server")
     Storage(url, "s", heartbeat=1).enter(study(seeds=8))
     with multiprocessing.get_context("spawn").Manager() as manager:
         taken = manager.list()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -27,11 +28,11 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS)
-def model(request: pytest.FixtureRequest) -> nn.Module:
+@functools.cache
+def drawn(way: str) -> nn.Module:
     """In eval mode, with attention that does something and norms that look trained."""
     torch.manual_seed(0)
-    network = WAYS[request.param]()
+    network = WAYS[way]()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, sgenet.SpatialGroupEnhance):
@@ -40,6 +41,12 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
     return network.eval()
+
+
+@pytest.fixture(params=WAYS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    """One for each test: weights take longer to draw than to copy."""
+    return copy.deepcopy(drawn(request.param))
 
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -97,6 +104,11 @@ def test_keys_of_the_host_load_before_and_after(model):
     assert model.load_state_dict(whole, strict=True).missing_keys == []
 
 
+# Compiling takes long: two ways stand for the others in `make test`.
+COMPILED = [way if way in ("slot", "append") else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+
+
+@pytest.mark.parametrize("model", COMPILED, indirect=True)
 def test_it_exports_and_compiles(model):
     expected = model(IMAGES)
     exported = torch.export.export(model, (IMAGES,)).module()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -9,10 +11,25 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.vgg import cfgs, make_layers
 
 import sgenet
 from sgenet.errors import ConfigError, UnknownNameError
 from sgenet.surgery import Attended, attach_recorded, attention_report
+
+
+def vgg11_bn() -> nn.Module:
+    """With one layer to decide by: of torchvision's three, the first alone has eleven times the features' weights."""
+    with torch.device("meta"):
+        model = torchvision.models.vgg11_bn()
+    model.features = make_layers(cfgs["A"], batch_norm=True)
+    model.classifier = nn.Linear(512 * 7 * 7, 7)
+    return model
+
+
+def short_resnet() -> nn.Module:
+    return ResNet(Bottleneck, [2, 1, 1, 1], num_classes=7)
+
 
 HOSTS = {
     "torchvision-resnet18": lambda: torchvision.models.resnet18(num_classes=7),
@@ -26,7 +43,7 @@ HOSTS = {
     "timm-res2net50": lambda: timm.create_model("res2net50_26w_4s", num_classes=7),  # wrapped
     "torchvision-densenet121": lambda: torchvision.models.densenet121(num_classes=7),
     "timm-mambaout_femto": lambda: timm.create_model("mambaout_femto", num_classes=7),  # channels last
-    "torchvision-vgg11_bn": lambda: torchvision.models.vgg11_bn(num_classes=7),
+    "torchvision-vgg11_bn": vgg11_bn,
 }
 BLOCKS = {
     "torchvision-resnet18": 8,
@@ -59,6 +76,17 @@ def trained_looking(model: nn.Module) -> nn.Module:
     return model
 
 
+@functools.cache
+def drawn(make: Callable[[], nn.Module]) -> nn.Module:
+    """Weights take longer to draw than to copy."""
+    return trained_looking(make())
+
+
+def new(host: str) -> nn.Module:
+    """A host of its own for each test."""
+    return copy.deepcopy(drawn(HOSTS[host]))
+
+
 @pytest.fixture(params=HOSTS)
 def host(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -66,7 +94,7 @@ def host(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("attention", ["se", "sge"])
 def test_output_keys_and_tensors_of_the_host_are_kept(host, attention):
-    model = trained_looking(HOSTS[host]())
+    model = new(host)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
     plain = copy.deepcopy(model).eval()(images)
@@ -85,7 +113,7 @@ def test_output_keys_and_tensors_of_the_host_are_kept(host, attention):
 
 
 def test_training_mode_output_is_kept_too(host):
-    model = trained_looking(HOSTS[host]()).double().train()
+    model = new(host).double().train()
     twin = sgenet.add_attention(copy.deepcopy(model), "sge").train()
     images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     outputs = []
@@ -98,7 +126,7 @@ def test_training_mode_output_is_kept_too(host):
 @pytest.mark.parametrize("attention", [name for name in sgenet.list_attention() if name != "none"])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_every_module_at_every_position_keeps_the_output_and_goes_again(position, attention):
-    model = trained_looking(ResNet(Bottleneck, [2, 1, 1, 1], num_classes=7)).eval()
+    model = copy.deepcopy(drawn(short_resnet)).eval()
     keys, state = list(model.state_dict()), {k: v.clone() for k, v in model.state_dict().items()}
     images = torch.randn(2, 3, 64, 64)
     plain = model(images)
@@ -116,7 +144,7 @@ def test_every_module_at_every_position_keeps_the_output_and_goes_again(position
 
 
 def test_every_attention_weight_gets_a_gradient(host):
-    model = sgenet.add_attention(trained_looking(HOSTS[host]()), "sge")
+    model = sgenet.add_attention(new(host), "sge")
     model(torch.randn(4, 3, 64, 64)).square().sum().backward()
     for placed in attention_report(model).placed:
         for name, parameter in model.get_submodule(placed.module).named_parameters():
@@ -126,7 +154,7 @@ def test_every_attention_weight_gets_a_gradient(host):
 
 @pytest.mark.parametrize("host", RESNETS)
 def test_attention_sits_after_the_last_bn_and_before_the_sum(host):
-    model = sgenet.add_attention(trained_looking(HOSTS[host]()), "sge", keep_output=False).eval()
+    model = sgenet.add_attention(new(host), "sge", keep_output=False).eval()
     placed, seen = attention_report(model).placed[0], {}
     block = model.get_submodule(placed.module.rpartition(".")[0])
     last_bn = block.bn3 if hasattr(block, "bn3") else block.bn2
@@ -188,7 +216,7 @@ def test_stages_choose_and_are_checked():
 
 
 def test_keep_output_false_starts_as_the_paper(host):
-    model = sgenet.add_attention(HOSTS[host](), "sge", keep_output=False)
+    model = sgenet.add_attention(new(host), "sge", keep_output=False)
     for placed in attention_report(model).placed:
         module = model.get_submodule(placed.module)
         assert (module.scale, module.weight.sum().item(), module.bias.mean().item()) == (1.0, 0.0, 1.0)
@@ -245,7 +273,7 @@ def test_replacing_works_where_the_attention_stands():
 
 
 def test_a_network_survives_deepcopy_pickle_half_precision_and_channels_last(host):
-    model = sgenet.add_attention(trained_looking(HOSTS[host]()), "sge").eval()
+    model = sgenet.add_attention(new(host), "sge").eval()
     images = torch.randn(2, 3, 64, 64)
     expected = model(images)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -274,8 +302,8 @@ def test_detection_backbones_take_it():
 
 
 def test_a_report_rebuilds_the_same_network(host):
-    model = sgenet.add_attention(trained_looking(HOSTS[host]()), "sge", groups=8).eval()
-    again = attach_recorded(HOSTS[host](), attention_report(model)).eval()
+    model = sgenet.add_attention(new(host), "sge", groups=8).eval()
+    again = attach_recorded(new(host), attention_report(model)).eval()
     again.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(images), model(images))

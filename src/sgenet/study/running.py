@@ -108,6 +108,9 @@ def run_study(
     for sentence in _before(definition):
         progress.line(sentence)
     share = max(1, (os.cpu_count() or 1) // workers)
+    among = {cell.key for cell in definition.cells_of(only or {})}
+    state = opened.state()
+    left = len(among.intersection([*state.waiting, *state.running]))
     task = Task(
         name=opened.name,
         output=str(output.absolute()),
@@ -117,7 +120,7 @@ def run_study(
         threads=threads or share,
         machine=dict(machine or {}),
     )
-    stopped = _Crew(task, opened.url, workers, output).watch(opened, definition, seconds, progress)
+    stopped = _Crew(task, opened.url, min(workers, left), output).watch(opened, definition, seconds, progress)
     return _reported(opened, definition, output, stopped, machine or {}, progress)
 
 
