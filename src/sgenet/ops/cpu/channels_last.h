@@ -148,7 +148,8 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   bool streams;
 
   static constexpr bool kReadsAgain = true;
-  static constexpr Index kRoomBytes = Index{4} << 20;  // for the next sample
+  static constexpr Index kNearBytes = Index{1} << 20;  // room for the next sample in the nearer cache, and in the last
+  static constexpr Index kRoomBytes = Index{4} << 20;
 
   Index positions() const { return call.shape.positions; }
 
@@ -168,19 +169,20 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     if (team.rank == 0) Order::to_natural_order(semantic, call.semantic + sample * of.channels, of.channels);
   }
 
-  // t of each row and group, and the sums of t and t^2. Memory has time meanwhile: what stands at the same place from
-  // `early` on is asked for.
+  // t of each row and group, and the sums of t and t^2. Memory has time meanwhile: with AsksEarly, what stands at the
+  // same place from `early` on is asked for.
+  template <bool AsksEarly>
   void find_similarity(const T* x, const T* early, Range rows, Area& own) const {
     own.similarities.form(rows, Direction::kDown, [&](Range some, float* sums) {
       Index row = some.first;
       for (; row + kSideBySide <= some.last; row += kSideBySide) {
-        similarity_of_rows<kSideBySide>(x, early, row, own, sums);
+        similarity_of_rows<kSideBySide, AsksEarly>(x, early, row, own, sums);
       }
-      for (; row < some.last; ++row) similarity_of_rows<1>(x, early, row, own, sums);
+      for (; row < some.last; ++row) similarity_of_rows<1, AsksEarly>(x, early, row, own, sums);
     });
   }
 
-  template <int Count>
+  template <int Count, bool AsksEarly>
   void similarity_of_rows(const T* x, const T* early, Index row, const Area& own, float* total) const {
     const Parameters its = of;
     const float* semantic = own.semantic;
@@ -190,7 +192,7 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     for (Index slot = 0, place = 0; slot < its.groups; slot += W, place += its.block_channels()) {
       const auto t = Base::template over_channels<Count>(its, place, [&](auto& sums, Index at) SGENET_INLINE {
         for (int r = 0; r < Count; ++r) {
-          prefetch_early(early + r * its.channels + at);
+          if constexpr (AsksEarly) prefetch_early(early + r * its.channels + at);
           const P in = Order::template read_side_by_side<Count>(x, its.channels, at, r);
           for (int h = 0; h < P::kVectors; ++h) {
             const V g = load<W>(semantic + at + h * W);
@@ -207,6 +209,15 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
       store<W>(total + slot, sum);
       store<W>(squares + slot, square);
     }
+  }
+
+  // What may be asked for while the similarities are found: the residual or, where there is none, the next sample, but
+  // only where the nearer cache holds it beside this one. A larger one drives this one out, which is needed once more.
+  const T* early_of(Index sample, bool more) const {
+    const Index size = positions() * of.channels;
+    if (call.residual != nullptr) return static_cast<const T*>(call.residual) + sample * size;
+    if (!more || size * Index(sizeof(T)) > kNearBytes) return nullptr;
+    return static_cast<const T*>(call.x) + (sample + 1) * size;
   }
 
   // What the gates are made of, for this sample's last pass and for the caller.
@@ -289,9 +300,9 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
     sum_columns(x, rows, parts[team.rank]);
     team.barrier();
     find_semantic(sample, team, parts);
-    const T* next = more ? x + size : x;
-    const T* early = call.residual != nullptr ? static_cast<const T*>(call.residual) + start : next;
-    find_similarity(x, early, rows, parts[team.rank]);
+    const T* early = early_of(sample, more);
+    early != nullptr ? find_similarity<true>(x, early, rows, parts[team.rank])
+                     : find_similarity<false>(x, x, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
     const Area& own = parts[team.rank];
@@ -315,7 +326,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::V;
 
   static constexpr bool kReadsAgain = true;
-  static constexpr Index kNearBytes = Index{1} << 20;  // room for the next sample
+  // Room for the next sample. With bfloat16 the sums take longer than memory: of a large sample nothing is to be gained.
+  static constexpr Index kRoomBytes = Index{P::kVectors == 2 ? 1 : 4} << 20;
 
   // Each row has two sums, and bfloat16 needs twice the registers for what it reads.
   static constexpr int kRows = P::kVectors == 2 ? 1 : kSideBySide / 2;
@@ -597,7 +609,7 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
   template <bool Relu, bool Streams>
   void write_all(const Maps& maps, Range rows, const Area& own, bool more) const {
-    const Index ahead = Base::ahead(of.channels * positions(), more, kNearBytes);
+    const Index ahead = Base::ahead(of.channels * positions(), more, kRoomBytes);
     for (Index first = rows.first; first < rows.last; first += kMostRows) {
       const Range some{first, least(first + kMostRows, rows.last)};
       find_through_similarity(some, own);

@@ -25,8 +25,8 @@
 // NHWC (channels_last.h): one sample, m rows of C neighbouring numbers; L2 where it fits, else L3. Tiles of fewer
 // channels would fit L2, but their rows lie a power of two apart and share few of its sets: that was slower. Memory is
 // idle in the passes that read a cache, so they ask early for what comes next: the second for the residual or, where
-// there is none, for the next sample, and the one that writes for the next sample, where a cache has room for it, or for
-// the rows that follow.
+// there is none, for a next sample that is small, and the one that writes for the next sample, where a cache has room
+// for it, or for the rows that follow.
 //
 //        NCHW, d = 3, W = 4 lanes                       NHWC, d = 2, W = 4 lanes: a block of 4 groups
 //
