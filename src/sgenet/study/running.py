@@ -71,7 +71,7 @@ def run_study(
         output: Its folder: runs, report and, unless `storage` is given, results. Its name is the study's name in the
             storage; a folder that has results of its own may be renamed.
         storage: Where results go: `sqlite:///FILE` or `postgresql://...`; a file in `output` if not given.
-        workers: How many cells are trained at once on this machine.
+        workers: How many cells are trained at once on this machine, if so many are left.
         seconds: Stop cleanly after so many; None: when all is done.
         cells: Train so many cells at most; None: all.
         only: By the name of a factor, the levels whose cells this call trains; None: all. The study stays what it is,
@@ -248,17 +248,17 @@ class _Crew:
         shown = _Shown(definition, progress)
         stopped = ""
         try:
-            with _interruptions() as asked, self._at_work():
+            with _interruptions() as signals, self._at_work():
                 while self._processes:
                     shown.update(storage.state())
-                    if asked.is_set():
+                    if signals:
                         raise KeyboardInterrupt
                     if deadline is not None and time.monotonic() >= deadline:
                         stopped = "the time is up"
                         self._stop()
                         break
                     self._look_after()
-                    asked.wait(_POLL_SECONDS)
+                    time.sleep(_POLL_SECONDS)
                 shown.update(storage.state())
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
@@ -330,16 +330,17 @@ class _Crew:
 
 
 @contextmanager
-def _interruptions() -> Iterator[threading.Event]:
+def _interruptions() -> Iterator[list[int]]:
     """Let SIGTERM, by which systems end a process, do what Ctrl+C does, and neither be lost.
 
     What a handler raises is swallowed where it happens to come in a destructor, or when a weak reference is told of a
-    death; so the event tells of it too. Handlers that somebody else has set stay, and only the main thread may set any.
+    death; so the list names those that came. (An event's lock might be held already where a signal comes.) Handlers
+    that somebody else has set stay, and only the main thread may set any.
     """
-    asked = threading.Event()
+    signals: list[int] = []
 
-    def stop(*_: object) -> None:
-        asked.set()
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
         raise KeyboardInterrupt
 
     may = threading.current_thread() is threading.main_thread()
@@ -348,7 +349,7 @@ def _interruptions() -> Iterator[threading.Event]:
     try:
         for number in before:
             signal.signal(number, stop)
-        yield asked
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -101,28 +101,28 @@ def main(words: list[str]) -> int:
     Returns:
         Exit status: 0; 2 with one line on standard error; 130 where it was stopped.
     """
-    asked = threading.Event()
+    signals: list[int] = []  # an event's lock might be held already where a signal comes
 
-    def stop(*_: object) -> None:
-        asked.set()  # a library may swallow what is raised here
+    def stop(number: int, _: object) -> None:
+        signals.append(number)  # a library may swallow what is raised here
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, stop)  # a shell's background job would ignore it
-    threading.Thread(target=_stop_with_input, args=(asked,), daemon=True).start()
+    threading.Thread(target=_stop_with_input, args=(signals,), daemon=True).start()
     try:
-        work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE], asked.is_set)
+        work(Task(**json.loads(words[0])), os.environ[URL_VARIABLE], lambda: bool(signals))
     except KeyboardInterrupt:
         return STOPPED
     except (SgenetError, OSError, MemoryError) as error:
         sys.stderr.write(f"sgenet: error: {' '.join(str(error).split())[:_LONGEST_LINE]}\n")
         return WRONG
-    return STOPPED if asked.is_set() else 0
+    return STOPPED if signals else 0
 
 
-def _stop_with_input(asked: threading.Event) -> None:
+def _stop_with_input(signals: list[int]) -> None:
     """Stop when the input ends; if something swallows that, before long all the same."""
     os.read(sys.stdin.fileno(), 1)
-    if not asked.is_set():
+    if not signals:
         os.kill(os.getpid(), signal.SIGINT)  # a signal also ends a wait, for a lock or a server
     time.sleep(PATIENCE_SECONDS)
     os._exit(STOPPED)  # the silence gives the cell back
