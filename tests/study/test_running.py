@@ -258,7 +258,7 @@ def test_a_stopped_command_goes_on_where_it_was(ending, tmp_path):
     output = tmp_path / "small"
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from test_running import *;"
-        "run_study(small(1, 1000), sys.argv[2], workers=2, threads=1, heartbeat=1)"
+        "run_study(small(1, 120), sys.argv[2], workers=2, threads=1, heartbeat=1)"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(output)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -273,7 +273,7 @@ def test_a_stopped_command_goes_on_where_it_was(ending, tmp_path):
     assert not state.running
     assert len(state.waiting) == 2
     before = {metrics: metrics.read_text() for metrics in output.glob("runs/*/metrics.csv")}
-    run_study(small(1, 1000), output, workers=2, seconds=15, threads=1, heartbeat=1, progress=Told())
+    run_study(small(1, 120), output, workers=2, threads=1, heartbeat=1, progress=Told())
     for metrics, rows in before.items():
         assert metrics.read_text().startswith(rows)
         assert len(metrics.read_text()) > len(rows)
