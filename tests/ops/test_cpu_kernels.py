@@ -327,6 +327,20 @@ def test_scaling_by_a_gate_agrees_with_its_formula(isa, layout, dtype, add, relu
 
 @DTYPES
 @LAYOUTS
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_means_of_channels_agree_with_their_formula(isa, layout, dtype, norm, threads):
+    torch.set_num_threads(threads)
+    for shape in ((2, 64, 9, 11), (4, 12, 5, 3), (1, 5, 3, 3), (7, 32, 1, 1), (1, 256, 46, 45), (4, 16, 1, 2)):
+        case = draw(shape, 1, dtype, layout, norm)
+        means = cpu_kernels.channel_means(case.x, case.norm)
+        assert means.dtype == dtype
+        expected = mapped(case, case.x.double()).mean((2, 3))
+        assert_close(means, expected, SUMS if dtype == torch.float32 else TOLERANCE[dtype], "means")
+
+
+@DTYPES
+@LAYOUTS
 @pytest.mark.parametrize("threads", [1, 3])
 def test_moments_keep_a_small_variance_beside_a_large_mean(isa, layout, dtype, threads):
     torch.set_num_threads(threads)
@@ -440,6 +454,7 @@ def test_a_sum_over_a_million_positions_is_as_good_as_a_short_one(isa, layout):
     x = torch.full((1, 16, 1024, 1024), 1000.1).contiguous(memory_format=layout)
     y, semantic, statistics = cpu_kernels.forward(x, torch.ones(16), torch.zeros(16), 16, EPS, 1.0)
     torch.testing.assert_close(semantic, torch.full_like(semantic, 1000.1), rtol=2e-6, atol=0)
+    torch.testing.assert_close(cpu_kernels.channel_means(x), semantic, rtol=0, atol=0)
     assert not statistics[..., 1].any()
     torch.testing.assert_close(y, x / 2, rtol=1e-6, atol=0)
     grad = torch.ones_like(x)
@@ -510,6 +525,9 @@ def test_an_empty_tensor_gives_zero_gradients(isa, shape, layout):
     assert ours.y.shape == ours.dx.shape == ours.dresidual.shape == shape
     assert torch.equal(ours.dweight, torch.zeros_like(case.weight))
     assert torch.equal(ours.dbias, torch.zeros_like(case.bias))
+    means = cpu_kernels.channel_means(case.x)
+    assert means.shape == shape[:2]
+    assert means.isnan().all()
 
 
 class Guarded:
@@ -564,6 +582,7 @@ def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout
             ours = by_kernels(case, groups, add=True, relu=True)
             y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.norm)
             cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.norm)
+            cpu_kernels.channel_means(case.x, case.norm)
             mean, variance = cpu_kernels.moments(case.x)
             for kept in (False, True):
                 grad = guarded.like(case.grad, at_end)
@@ -750,6 +769,7 @@ def every_path_once():
         case = draw(shape, groups, dtype, layout, norm=full)
         y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.norm)
         cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.norm)
+        cpu_kernels.channel_means(case.x, case.norm)
         mean, variance = cpu_kernels.moments(case.x)
         for kept in (False, True):
             cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5, kept)

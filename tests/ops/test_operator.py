@@ -353,7 +353,37 @@ def test_scaled_channels_and_all_gradients(backend, layout, dtype, shape, add):
     assert torch.equal(again, y)
 
 
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 12, 5, 7), (1, 3, 1, 1), (3, 64, 7, 7)])
+@pytest.mark.parametrize("norm", [False, True])
+def test_means_of_channels_and_their_gradient(backend, layout, dtype, shape, norm):
+    x = drawn(shape, dtype, layout).requires_grad_()
+    values = [drawn(shape[1:2], seed=seed) for seed in range(1, 5)]
+    values[1] = values[1].square() + 0.1
+    means = ops.channel_means(x, Norm(*values, 1e-3) if norm else None)
+    assert means.dtype == dtype
+    exact = x.detach().double().requires_grad_()
+    mean, variance, weight, bias = (v.double()[:, None, None] for v in values)
+    normed = (exact - mean) / (variance + 1e-3).sqrt() * weight + bias
+    expected = (normed if norm else exact).flatten(2).mean(2)
+    close(means.detach(), expected.detach(), TOLERANCE[dtype], "means")
+    grad = drawn(shape[:2], dtype, seed=6)
+    means.backward(grad)
+    expected.backward(grad.double())
+    close(x.grad, exact.grad, TOLERANCE[dtype], "gradient of x")
+    with torch.inference_mode():
+        assert torch.equal(ops.channel_means(x.detach(), Norm(*values, 1e-3) if norm else None), means)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 9), (2, 6, 3, 4, 5)])
+def test_means_over_other_numbers_of_axes(shape):
+    x = drawn(shape)
+    close(ops.channel_means(x), x.double().flatten(2).mean(2), 1e-6)
+
+
 OPERATORS = {
+    "channel_means": lambda x, r: (x,) if r is None else (x, torch.zeros(12), torch.ones(12), None, None, 1e-3),
     "spatial_group_enhance": lambda x, r: (x, torch.ones(3), torch.ones(3), 3, 1e-5, 1.5, r, True),
     "spatial_group_enhance_": lambda x, r: (x, torch.ones(3), torch.ones(3), 3, 1e-5, 1.5, r, True),
     "batch_norm_spatial_group_enhance": lambda x, r: (
@@ -390,6 +420,7 @@ def test_gradients_of_gradients():
     assert torch.autograd.gradgradcheck(lambda *t: enhance(*t[:3], 2, 1e-5, 1.5, t[3]), (x, weight, bias, residual))
     assert torch.autograd.gradgradcheck(lambda *t: enhance(*t, 2, 1e-5, 1.5, None, True), (x, weight, bias))
     assert torch.autograd.gradgradcheck(lambda *t: scale(*t), (x, gate, residual))
+    assert torch.autograd.gradgradcheck(lambda x: torch.ops.sgenet.channel_means(x).square(), (x,))
     statistics = drawn((6,), torch.float64, seed=7), drawn((6,), torch.float64, seed=8).square() + 0.1
     for kept in ((None, None), statistics):
         assert torch.autograd.gradgradcheck(
@@ -464,6 +495,7 @@ class Wrapped(Tensor):
 def test_whoever_watches_operators_sees_them_without_gradients_too(backend, mode):
     two = torch.ones(2)
     calls = {
+        "sgenet.channel_means.default": lambda x: ops.channel_means(x),
         "sgenet.spatial_group_enhance.default": lambda x: sgenet.spatial_group_enhance(x, two, two, 2, residual=x),
         "sgenet.spatial_group_enhance_.default": lambda x: ops.spatial_group_enhance_(x, two, two, 2),
         "sgenet.scale_channels.default": lambda x: ops.scale_channels(x, x[:, :, 0, 0]),
@@ -534,8 +566,16 @@ def test_what_lies_elsewhere_or_has_another_size_is_named():
         sgenet.spatial_group_enhance(x, two, two, 2, residual=x.to("meta"))
     with pytest.raises(ConfigError, match=r"takes floating-point input, not torch.int64"):
         ops.scale_channels(torch.ones(2, 8, 4, 4, dtype=torch.int64), torch.zeros(2, 8))
+    with pytest.raises(ConfigError, match=r"channel_means takes floating-point input, not torch.int64"):
+        ops.channel_means(torch.ones(2, 8, 4, 4, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"channel_means takes \(batch, channels, \*spatial\), not .* \(2, 8\)"):
+        ops.channel_means(torch.ones(2, 8))
+    learning = torch.ones(8, requires_grad=True)
+    with pytest.raises(ConfigError, match=r"the norm in front of channel_means wants a gradient.* apply the norm"):
+        ops.channel_means(x, Norm(torch.zeros(8), torch.ones(8), learning, None, 1e-5))
     one = torch.ones(1)
     for overwrite in (
+        lambda norm: ops.channel_means(x, norm),
         lambda norm: ops.scale_channels_(x, torch.ones(2, 8), norm=norm),
         lambda norm: ops.spatial_group_enhance_(x, two, two, 2, norm=norm),
     ):
@@ -608,6 +648,7 @@ def test_operators_that_are_called_directly_have_derivatives_along_a_direction(b
     weight, bias, step = drawn((2,)), drawn((2,), seed=1), 1e-6
     calls = {
         "enhance": lambda x, *p: torch.ops.sgenet.spatial_group_enhance(x, *p, 2, 1e-5),
+        "means": lambda x, w, b: torch.ops.sgenet.channel_means(x),
         "scale": lambda x, w, b: torch.ops.sgenet.scale_channels(x, x.mean((2, 3)), None, False),
         "norm": lambda x, *p: torch.ops.sgenet.batch_norm_spatial_group_enhance(x, None, None, 1e-5, *p, 2, 1e-5)[0],
     }

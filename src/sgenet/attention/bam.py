@@ -15,6 +15,7 @@ from sgenet.attention.batch_norm import apply_layers
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
+from sgenet.ops import channel_means
 
 __all__ = ["BottleneckAttention"]
 
@@ -97,9 +98,7 @@ class BottleneckAttention(Attention):
         Batch norms in train mode count the batch as in `forward`.
         """
         self.check_input(x)
-        # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        channel = apply_layers(self.channel, x.mean((2, 3), dtype=wide).to(x.dtype))[:, :, None, None]
+        channel = apply_layers(self.channel, channel_means(x))[:, :, None, None]
         gate = (1 + torch.sigmoid(channel * apply_layers(self.spatial, x))) * self.scale
         return gate.to(x.dtype)
 

@@ -17,6 +17,7 @@ from sgenet.attention.batch_norm import apply_layers
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
+from sgenet.ops import channel_means
 
 __all__ = ["ConvBlockAttention"]
 
@@ -93,10 +94,7 @@ class ConvBlockAttention(Attention):
         return channels * self._position_gate(x * channels)
 
     def _channel_gate(self, x: Tensor) -> Tensor:
-        # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        mean, maximum = x.mean((2, 3), dtype=wide).to(x.dtype), x.amax((2, 3))
-        gate = torch.sigmoid(self._mixed(mean) + self._mixed(maximum)) * self._share_of_scale()
+        gate = torch.sigmoid(self._mixed(channel_means(x)) + self._mixed(x.amax((2, 3)))) * self._share_of_scale()
         return gate.to(x.dtype)[:, :, None, None]
 
     def _mixed(self, squeezed: Tensor) -> Tensor:
@@ -104,7 +102,7 @@ class ConvBlockAttention(Attention):
         return mixed
 
     def _position_gate(self, x: Tensor) -> Tensor:
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
+        wide = x.dtype if x.dtype == torch.float64 else torch.float32  # sums in half precision overflow
         squeezed = torch.cat((x.amax(1, keepdim=True), x.mean(1, keepdim=True, dtype=wide).to(x.dtype)), dim=1)
         gate = torch.sigmoid(apply_layers((self.conv, self.norm), squeezed)) * self._share_of_scale()
         return gate.to(x.dtype)

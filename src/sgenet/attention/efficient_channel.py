@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sgenet.attention.base import Attention
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError
+from sgenet.ops import channel_means
 
 __all__ = ["EfficientChannelAttention"]
 
@@ -75,9 +76,7 @@ class EfficientChannelAttention(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """The weight of each channel: (B, C, 1...), in the dtype of `x`."""
         self.check_input(x)
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32  # half-precision maps are summed in float32
-        means = x.mean(list(range(2, x.dim())), dtype=wide).to(x.dtype)
-        weights = torch.sigmoid(self.conv(means.unsqueeze(1)).squeeze(1)) * self.scale
+        weights = torch.sigmoid(self.conv(channel_means(x).unsqueeze(1)).squeeze(1)) * self.scale
         return weights.to(x.dtype).reshape(weights.shape + (1,) * (x.dim() - 2))
 
     def start_as_identity(self) -> None:

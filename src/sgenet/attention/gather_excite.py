@@ -17,6 +17,7 @@ from sgenet.attention.batch_norm import apply_layers
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError, did_you_mean
+from sgenet.ops import channel_means
 
 __all__ = ["GatherExcite"]
 
@@ -115,9 +116,7 @@ class GatherExcite(Attention):
 
     def _mean(self, x: Tensor) -> Tensor:
         if self.extent == 0:
-            # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
-            wide = x.dtype if x.dtype == torch.float64 else torch.float32
-            return x.mean(list(range(2, x.dim())), keepdim=True, dtype=wide).to(x.dtype)
+            return channel_means(x).reshape(x.shape[:2] + (1,) * (x.dim() - 2))
         if x.dim() == 3:
             return self._pooled(x[:, :, None], axes=1).squeeze(2)
         if x.dim() == 4:

@@ -18,8 +18,8 @@ from sgenet.attention.folding import running_norm, wants_gradient
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError, did_you_mean
-from sgenet.ops import scale_channels, scale_channels_
-from sgenet.ops.reference import Norm, norm_affine
+from sgenet.ops import channel_means, scale_channels, scale_channels_
+from sgenet.ops.reference import Norm
 
 __all__ = ["SqueezeExcite"]
 
@@ -88,13 +88,17 @@ class SqueezeExcite(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """The weight of each channel: (B, C, 1...), or (B, C, *spatial) without a squeeze; in the dtype of `x`."""
         self.check_input(x)
-        return self._excited(self._squeezed(x))
+        if self.squeeze == "none":
+            return self._excited(x.movedim(1, -1)).movedim(-1, 1)
+        return self._excited(self._squeezed(x)).reshape(x.shape[:2] + (1,) * (x.dim() - 2))
 
     def _excited(self, squeezed: Tensor) -> Tensor:
-        """What the two layers make of it, in the same shape and dtype."""
+        """What the two layers make of (..., C), in the same shape and dtype."""
         excite, _ = _EXCITATIONS[self.excitation]
-        excited = excite(self.fc2(F.relu(self.fc1(squeezed.movedim(1, -1))))) * self.scale
-        return self.blended(excited).to(squeezed.dtype).movedim(-1, 1)
+        excited = excite(self.fc2(F.relu(self.fc1(squeezed))))
+        if self.scale != 1.0:
+            excited = excited * self.scale
+        return self.blended(excited).to(squeezed.dtype)
 
     def join(self, x: Tensor, residual: Tensor, norm: nn.Module | None = None) -> Tensor:
         """relu(attend(norm(x)) + residual): behind the squeeze, one operator."""
@@ -102,31 +106,20 @@ class SqueezeExcite(Attention):
             return super().join(x, residual, norm)
         if wants_gradient(x, residual, norm, self):
             branch = x if norm is None else norm(x)
-            return scale_channels(branch, self.gate(branch).flatten(1), residual, relu=True)
+            return scale_channels(branch, self._excited(self._squeezed(branch)), residual, relu=True)
         # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
         # And the kernels round a norm differently in the last bit; one that started as the identity keeps them all.
         folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None and x.dtype == residual.dtype
         folded = running_norm(norm, x) if folds and norm is not None else None
         branch = x if norm is None or folded is not None else norm(x)
-        gate = self._excited(self._squeezed(branch, folded)).flatten(1)
+        gate = self._excited(self._squeezed(branch, folded))
         if branch.dtype != residual.dtype:  # under autocast the sum has the wider dtype, and needs a place of its own
             return scale_channels(branch, gate, residual, relu=True)
         return scale_channels_(branch, gate, residual, True, folded)
 
     def _squeezed(self, x: Tensor, norm: Norm | None = None) -> Tensor:
-        """What the two layers are shown, in the shape of the gate: of x, or of what a norm makes of it."""
-        positions = list(range(2, x.dim()))
-        if self.squeeze == "max":
-            return x.amax(positions, keepdim=True)
-        if self.squeeze == "none":
-            return x
-        # Half-precision maps are summed in float32: 112 x 112 values of 10 overflow float16.
-        wide = x.dtype if x.dtype == torch.float64 else torch.float32
-        mean = x.mean(positions, keepdim=True, dtype=wide)
-        if norm is not None:
-            factor, summand = (values.reshape(1, -1, *[1] * len(positions)) for values in norm_affine(*norm))
-            mean = torch.addcmul(summand, mean, factor)
-        return mean.to(x.dtype)
+        """What is kept of each channel, (B, C): of x, or, for a mean, of what a norm makes of it."""
+        return x.amax(list(range(2, x.dim()))) if self.squeeze == "max" else channel_means(x, norm)
 
     def start_as_identity(self) -> None:
         """Start the last layer at zero, where the gate is sigmoid(0) = 1/2, and undo that by a factor of 2.

@@ -2,6 +2,7 @@
 
 from sgenet.ops.backends import availability, use_backend
 from sgenet.ops.batch_norm import batch_norm_spatial_group_enhance
+from sgenet.ops.channel_means import channel_means
 from sgenet.ops.decompositions import decompositions
 from sgenet.ops.scale_channels import scale_channels, scale_channels_
 from sgenet.ops.spatial_group_enhance import spatial_group_enhance, spatial_group_enhance_, spatial_group_gate
@@ -9,6 +10,7 @@ from sgenet.ops.spatial_group_enhance import spatial_group_enhance, spatial_grou
 __all__ = [
     "availability",
     "batch_norm_spatial_group_enhance",
+    "channel_means",
     "decompositions",
     "scale_channels",
     "scale_channels_",

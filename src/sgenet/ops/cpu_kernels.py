@@ -28,6 +28,7 @@ __all__ = [
     "INSTRUCTION_SETS",
     "availability",
     "backward",
+    "channel_means",
     "forward",
     "has_threads",
     "instruction_set",
@@ -48,6 +49,7 @@ _RECORDS = {
     "sgenet_enhance_backward": Struct(f"9P{_GATE}{_NORM}{_MAP}"),
     "sgenet_scale_forward": Struct(f"4Pq{_NORM}{_MAP}"),
     "sgenet_scale_backward": Struct(f"7P{_NORM}{_MAP}"),
+    "sgenet_channel_means": Struct(f"2P{_NORM}{_MAP}"),
     "sgenet_moments": Struct(f"3P{_MAP}"),
     "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
 }
@@ -263,6 +265,25 @@ def scale_channels_backward(
     )  # fmt: skip
     dresidual = masked if relu else grad
     return dx, dgate, dresidual if has_residual else None
+
+
+def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
+    """The mean of each channel of each sample, in one read of `x`.
+
+    Args:
+        x: (B, C, H, W) in float32 or bfloat16; copied where it is neither contiguous nor channels_last.
+        norm: None, or a batch norm in front.
+
+    Returns:
+        (B, C) in the dtype of `x`; nan where there is no position.
+    """
+    x, channels_last = _dense(x)
+    if x.numel() == 0:
+        return torch.full(x.shape[:2], math.nan, dtype=x.dtype)
+    means = torch.empty(x.shape[:2], dtype=torch.float32)
+    front, _norm_kept = _norm(norm, x.shape[1])
+    _call("sgenet_channel_means", x.data_ptr(), means.data_ptr(), *front, *_map(x, channels_last))
+    return _as(x.dtype, means)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,6 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     Examples:
         >>> sorted(str(operator) for operator in decompositions())[1]
-        'sgenet.scale_channels.default'
+        'sgenet.channel_means.default'
     """
     return {getattr(torch.ops.sgenet, name).default: plain for name, plain in plain_forms().items()}

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "Norm",
     "backward",
+    "channel_means",
     "forward",
     "gate",
     "moments",
@@ -235,6 +236,23 @@ def scale_channels_backward(
     dgate = (wide * values).sum(list(range(2, x.dim())), dtype=_wide(x.dtype))
     dx = (wide * _per_channel(gate.to(values.dtype), x)).to(x.dtype)
     return dx, dgate, upstream if has_residual else None
+
+
+def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
+    """The mean of each channel of each sample.
+
+    Args:
+        x: (B, C, *spatial), any floating dtype.
+        norm: None, or a batch norm in front, whose output's means are taken; it is not rounded.
+
+    Returns:
+        (B, C) in the dtype of `x`, summed in float32 or float64: 112 x 112 values of 10 overflow float16.
+    """
+    means = x.mean(list(range(2, x.dim())), dtype=_wide(x.dtype))
+    if norm is not None:
+        factor, summand = norm_affine(*norm)
+        means = torch.addcmul(summand, means, factor)
+    return means.to(x.dtype)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

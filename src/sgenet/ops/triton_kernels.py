@@ -58,7 +58,7 @@ import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
-from sgenet.ops.reference import Norm, norm_backward
+from sgenet.ops.reference import Norm, channel_means, norm_backward
 from sgenet.ops.triton_scaling import scale_channels, scale_channels_backward
 from sgenet.ops.triton_tiles import (
     Forms,
@@ -79,6 +79,7 @@ __all__ = [
     "LARGEST_TILE_BACKWARD",
     "LARGEST_TILE_FORWARD",
     "backward",
+    "channel_means",
     "forward",
     "moments",
     "norm_backward",

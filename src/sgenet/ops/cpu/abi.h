@@ -72,6 +72,13 @@ struct ScaleBackward {
   float* dgate;
 };
 
+struct Means {
+  Shape shape;
+  const void* x;
+  Affine affine;
+  float* means;  // (batch, channels)
+};
+
 struct Moments {
   Shape shape;
   const void* x;
@@ -94,6 +101,7 @@ struct Kernels {
   Status (*enhance_backward)(const EnhanceBackward&);
   Status (*scale_forward)(const ScaleForward&);
   Status (*scale_backward)(const ScaleBackward&);
+  Status (*channel_means)(const Means&);
   Status (*moments)(const Moments&);
   Status (*norm_backward)(const NormBackward&);
 };

@@ -53,6 +53,28 @@ struct Row {
     if (pack + 1 < packs) return v;
     return unseen[half] ? v : V{};
   }
+
+  // The mean of the row that begins at x.
+  float mean(const T* x) const {
+    constexpr int kTogether = 4;
+    const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
+      V sums[kTogether] = {};
+      for (; pack + kTogether < last; pack += kTogether) {
+        for (int k = 0; k < kTogether; ++k) sums[k] += whole_sum(P::read(x + (pack + k) * P::kElements));
+      }
+      for (; pack + 1 < last; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
+      const P in = P::read(x + start(pack));
+      for (int h = 0; h < P::kVectors; ++h) sums[1] += counted(pack, h, in.v[h]);
+      return Several<W, 1>{{(sums[0] + sums[1]) + (sums[2] + sums[3])}};
+    };
+    return sums<1>(sum_of)[0] / float(positions);
+  }
+
+ private:
+  static SGENET_INLINE V whole_sum(const P& pack) {
+    if constexpr (P::kVectors == 2) return pack.v[0] + pack.v[1];
+    return pack.v[0];
+  }
 };
 
 template <class T, int W, bool WithAffine>
@@ -87,25 +109,6 @@ struct ChannelsFirstForward {
   const EnhanceForward& call;
   const Row<T, W>& row;
   Index depth;
-
-  float mean_of_row(const T* x) const {
-    const auto sum_of = [&](Index pack, Index last) SGENET_INLINE {
-      V sums[kTogether] = {};
-      for (; pack + kTogether < last; pack += kTogether) {
-        for (int k = 0; k < kTogether; ++k) sums[k] += whole_sum(P::read(x + (pack + k) * P::kElements));
-      }
-      for (; pack + 1 < last; ++pack) sums[0] += whole_sum(P::read(x + pack * P::kElements));
-      const P in = P::read(x + row.start(pack));
-      for (int h = 0; h < P::kVectors; ++h) sums[1] += row.counted(pack, h, in.v[h]);
-      return Several<W, 1>{{(sums[0] + sums[1]) + (sums[2] + sums[3])}};
-    };
-    return row.template sums<1>(sum_of)[0] / float(row.positions);
-  }
-
-  static SGENET_INLINE V whole_sum(const P& pack) {
-    if constexpr (P::kVectors == 2) return pack.v[0] + pack.v[1];
-    return pack.v[0];
-  }
 
   // t of `Count` packs; adds to the sum of t - first, which is exactly 0 on a constant map.
   template <int Count>
@@ -217,7 +220,7 @@ struct ChannelsFirstForward {
     const T* x = static_cast<const T*>(call.x) + start;
     float* semantic = call.semantic + task * depth;
     for (Index j = 0; j < depth; ++j) {
-      const float mean = mean_of_row(x + j * row.positions);
+      const float mean = row.mean(x + j * row.positions);
       semantic[j] = WithAffine ? mean * call.affine.factor[channel + j] + call.affine.shift[channel + j] : mean;
     }
     const Statistics statistics = find_similarity(x, channel, semantic, similarity);

@@ -212,6 +212,14 @@ SGENET_EXPORT int sgenet_scale_backward(const ScaleBackwardRecord* given) {
                              given->dgate});
 }
 
+SGENET_EXPORT int sgenet_channel_means(const MeansRecord* given) {
+  const Shape shape = shape_of(given->map);
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
+  return run<Means>(&Kernels::channel_means,
+                    {shape, given->x, prepared.affine_of(given->norm, shape.channels), given->means});
+}
+
 SGENET_EXPORT int sgenet_moments(const MomentsRecord* given) {
   return run<Moments>(&Kernels::moments, {shape_of(given->map), given->x, given->mean, given->variance});
 }

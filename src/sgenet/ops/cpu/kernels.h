@@ -50,6 +50,7 @@
 #include "abi.h"
 #include "channels_first.h"
 #include "channels_last.h"
+#include "channel_means.h"
 #include "moments.h"
 #include "norm_backward.h"
 #include "scale_channels.h"
@@ -367,6 +368,36 @@ inline Status scale_backward(const ScaleBackward& call) {
       using T = typename decltype(type)::Is;
       return scale_backward_by<T, decltype(width)::value, decltype(affine)::value>(call);
     });
+  });
+}
+
+// ------------------------------------------------------------------------------------------------------------- means
+
+template <class T, int W>
+Status means_channels_last(const Means& call) {
+  using Pass = MeansPass<T, W>;
+  typename Pass::Area* areas = nullptr;
+  const Shape& shape = call.shape;
+  if (!carved([&](Carver& carver) { areas = carve_areas<Pass>(carver, shape.threads, shape.channels); })) {
+    return kOutOfMemory;
+  }
+  const Pass pass{call};
+  in_parallel(shape.threads, [&](Team team) { run_samples(pass, team, areas); });
+  return kDone;
+}
+
+inline Status channel_means(const Means& call) {
+  if (is_empty(call.shape)) return kDone;
+  return with_pack_of(call.shape, [&](auto type, auto width) {
+    using T = typename decltype(type)::Is;
+    constexpr int W = decltype(width)::value;
+    if (call.shape.channels_last) return means_channels_last<T, W>(call);
+    const MeansPass<T, W> pass{call};
+    const Row<T, W> row(call.shape.positions);
+    in_parallel(call.shape.threads, [&](Team team) {
+      pass.run_channels_first(row, team.share(call.shape.batch * call.shape.channels));
+    });
+    return kDone;
   });
 }
 

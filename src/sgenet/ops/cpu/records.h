@@ -65,6 +65,13 @@ struct ScaleBackwardRecord {
   MapRecord map;
 };
 
+struct MeansRecord {
+  const void* x;
+  float* means;
+  NormRecord norm;
+  MapRecord map;
+};
+
 struct MomentsRecord {
   const void* x;
   float *mean, *variance;

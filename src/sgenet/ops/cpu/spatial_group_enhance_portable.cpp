@@ -15,6 +15,7 @@ const Kernels kernels_portable = {
     portable::enhance_backward,
     portable::scale_forward,
     portable::scale_backward,
+    portable::channel_means,
     portable::moments,
     portable::norm_backward,
 };
