@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import sgenet
 from sgenet.errors import ConfigError
@@ -106,3 +107,46 @@ def test_repr_tells_the_ablation():
 def test_narrow_places_keep_four_hidden_units(channels, fitted):
     assert sgenet.SqueezeExcite.fit_options(channels, {"reduction": 16})["reduction"] == fitted
     assert sgenet.SqueezeExcite.fit_options(channels, {})["reduction"] == fitted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_the_gate_is_the_same(dtype):
+    module, x = sgenet.SqueezeExcite(64, 4, dtype=dtype), torch.randn(3, 64, 5, 4, dtype=dtype)
+    expected = module.gate(x).detach()
+    with torch.inference_mode():
+        gate = module.gate(x)
+    assert gate.dtype == dtype
+    tolerance = 1e-6 if dtype == torch.float32 else 0.02  # between the layers only the former is rounded to bfloat16
+    torch.testing.assert_close(gate, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_what_hangs_on_a_layer_is_called_without_gradients_too():
+    module, x, seen = sgenet.SqueezeExcite(64, 4), torch.randn(3, 64, 5, 4), []
+    everywhere = nn.modules.module.register_module_forward_hook(lambda layer, *_: seen.append(layer))
+    with torch.inference_mode():
+        module.gate(x)
+        everywhere.remove()
+        assert seen == [module.fc1, module.fc2]
+        hook = module.fc2.register_forward_hook(lambda layer, inputs, output: torch.zeros_like(output))
+        assert (module.gate(x) == 0.5).all()
+        hook.remove()
+        assert not (module.gate(x) == 0.5).any()
+        module.fc1.weight.zero_()
+        module.fc1.bias.zero_()
+        expected = torch.sigmoid(module.fc2.bias)[None, :, None, None].expand(3, -1, 1, 1)
+        torch.testing.assert_close(module.gate(x), expected)
+        nn.utils.parametrizations.weight_norm(module.fc2)
+        module.fc2.bias.zero_()
+        assert (module.gate(x) == 0.5).all()
+
+
+def test_a_layer_of_another_kind_is_called():
+    class Doubling(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    module, x = sgenet.SqueezeExcite(16, 4), torch.randn(2, 16, 3, 3)
+    module.fc1 = Doubling(16, 4)
+    with torch.no_grad():
+        without = module.gate(x)
+    torch.testing.assert_close(without, module.gate(x).detach())

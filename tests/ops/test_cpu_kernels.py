@@ -339,6 +339,33 @@ def test_the_means_of_channels_agree_with_their_formula(isa, layout, dtype, norm
         assert_close(means, expected, SUMS if dtype == torch.float32 else TOLERANCE[dtype], "means")
 
 
+def layers(channels, hidden, dtype, biases=True):
+    numbers = torch.Generator().manual_seed(channels)
+    drawn = (
+        torch.randn(shape, generator=numbers) for shape in ((hidden, channels), hidden, (channels, hidden), channels)
+    )
+    weight1, bias1, weight2, bias2 = ((v / math.sqrt(v.shape[-1]) if v.dim() == 2 else v).to(dtype) for v in drawn)
+    return (weight1, bias1, weight2, bias2) if biases else (weight1, None, weight2, None)
+
+
+@DTYPES
+@LAYOUTS
+@pytest.mark.parametrize(("norm", "biases"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_gate_of_squeeze_and_excitation_agrees_with_its_formula(isa, layout, dtype, norm, biases, threads):
+    torch.set_num_threads(threads)
+    for shape, hidden in (((2, 64, 9, 11), 4), ((4, 12, 5, 3), 3), ((1, 5, 3, 3), 1), ((3, 256, 7, 7), 70)):
+        case = draw(shape, 1, dtype, layout, norm)
+        weights = layers(shape[1], hidden, dtype, biases)
+        gate = cpu_kernels.squeeze_excite_gate(case.x, *weights, case.norm)
+        assert gate.dtype == torch.float32
+        weight1, bias1, weight2, bias2 = (None if v is None else v.double() for v in weights)
+        means = mapped(case, case.x.double()).mean((2, 3))
+        linear = torch.nn.functional.linear
+        expected = torch.sigmoid(linear(linear(means, weight1, bias1).relu(), weight2, bias2))
+        assert_close(gate, expected, SUMS, "gate")
+
+
 @DTYPES
 @LAYOUTS
 @pytest.mark.parametrize("threads", [1, 3])
@@ -528,6 +555,9 @@ def test_an_empty_tensor_gives_zero_gradients(isa, shape, layout):
     means = cpu_kernels.channel_means(case.x)
     assert means.shape == shape[:2]
     assert means.isnan().all()
+    gate = cpu_kernels.squeeze_excite_gate(case.x, *layers(6, 2, torch.float32))
+    assert gate.shape == shape[:2]
+    assert gate.isnan().all()
 
 
 class Guarded:
@@ -583,6 +613,8 @@ def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout
             y = cpu_kernels.scale_channels(case.x, case.gate, case.residual, True, case.norm)
             cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.norm)
             cpu_kernels.channel_means(case.x, case.norm)
+            weights = (guarded.like(v, at_end) for v in layers(shape[1], 3, dtype))
+            cpu_kernels.squeeze_excite_gate(case.x, *weights, case.norm)
             mean, variance = cpu_kernels.moments(case.x)
             for kept in (False, True):
                 grad = guarded.like(case.grad, at_end)
@@ -770,6 +802,7 @@ def every_path_once():
         y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.norm)
         cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.norm)
         cpu_kernels.channel_means(case.x, case.norm)
+        cpu_kernels.squeeze_excite_gate(case.x, *layers(shape[1], 5, dtype), case.norm)
         mean, variance = cpu_kernels.moments(case.x)
         for kept in (False, True):
             cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5, kept)

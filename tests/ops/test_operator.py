@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -380,6 +381,54 @@ def test_means_of_channels_and_their_gradient(backend, layout, dtype, shape, nor
 def test_means_over_other_numbers_of_axes(shape):
     x = drawn(shape)
     close(ops.channel_means(x), x.double().flatten(2).mean(2), 1e-6)
+
+
+@pytest.mark.parametrize("layout", [NCHW, NHWC])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_gate_of_squeeze_and_excitation(backend, layout, dtype, norm):
+    x, grad = drawn((3, 12, 5, 7), dtype, layout), drawn((3, 12), seed=9)
+    layers = [drawn(shape, dtype, seed=i) / 3 for i, shape in enumerate(((4, 12), (4,), (12, 4), (12,)), 1)]
+    statistics = drawn((12,), seed=5), drawn((12,), seed=6).square() + 0.1, drawn((12,), seed=7), drawn((12,), seed=8)
+    in_front = Norm(*statistics, 1e-3) if norm else None
+
+    def gate_and_gradients(*tensors):
+        tensors = [t.detach().clone().requires_grad_() for t in tensors]
+        exact = tensors[0].dtype == torch.float64
+        with ops.use_backend("reference") if exact else nullcontext():
+            front = Norm(*(v.double() for v in statistics), 1e-3) if norm and exact else in_front
+            gate = ops.squeeze_excite_gate(*tensors, front)
+        return gate.detach(), torch.autograd.grad(gate, tensors, grad.to(gate.dtype))
+
+    gate, gradients = gate_and_gradients(x, *layers)
+    expected, exact_gradients = gate_and_gradients(x.double(), *(v.double() for v in layers))
+    close(gate, expected, TOLERANCE[dtype], "gate")
+    for own, exact in zip(gradients, exact_gradients, strict=True):
+        close(own, exact, 8 * TOLERANCE[dtype], "gradient")
+    means = x.double().mean((2, 3))
+    if norm:
+        mean, variance, weight, bias = (v.double() for v in statistics)
+        means = (means - mean) / (variance + 1e-3).sqrt() * weight + bias
+    weight1, bias1, weight2, bias2 = (v.double() for v in layers)
+    close(expected, torch.sigmoid((means @ weight1.T + bias1).relu() @ weight2.T + bias2), 1e-12, "formula")
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            close(ops.squeeze_excite_gate(x, *layers, in_front), expected, TOLERANCE[dtype], "without gradients")
+            with NotingOperators() as noting:
+                ops.squeeze_excite_gate(x, *layers, in_front)
+            assert {"sgenet.channel_means.default", "aten.relu.default", "aten.sigmoid.default"} <= set(noting.seen)
+
+
+def test_layers_that_do_not_fit_a_squeeze_are_named():
+    x, weight1, weight2 = torch.ones(2, 8, 3, 3), torch.ones(2, 8), torch.ones(8, 2)
+    with pytest.raises(ConfigError, match=r"weight1 has the shape \(2, 6\); for 8 channels and 2 hidden .* \(2, 8\)"):
+        ops.squeeze_excite_gate(x, weight1[:, :6], None, weight2, None)
+    with pytest.raises(ConfigError, match=r"weight2 has the shape \(8, 1\); .* give \(8, 2\)"):
+        ops.squeeze_excite_gate(x, weight1, None, weight2[:, :1], None)
+    with pytest.raises(ConfigError, match=r"bias2 has the shape \(2,\); .* give \(8,\)"):
+        ops.squeeze_excite_gate(x, weight1, None, weight2, torch.ones(2))
+    with pytest.raises(ConfigError, match="bias1 is on meta and the map on cpu"):
+        ops.squeeze_excite_gate(x, weight1, torch.ones(2, device="meta"), weight2, None)
 
 
 OPERATORS = {

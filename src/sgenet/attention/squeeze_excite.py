@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from sgenet.attention.base import Attention
 from sgenet.attention.folding import running_norm, wants_gradient
 from sgenet.attention.reduction import fit_reduction, hidden_units
 from sgenet.attention.registry import register_attention
 from sgenet.errors import ConfigError, did_you_mean
-from sgenet.ops import channel_means, scale_channels, scale_channels_
+from sgenet.ops import channel_means, scale_channels, scale_channels_, squeeze_excite_gate
 from sgenet.ops.reference import Norm
 
 __all__ = ["SqueezeExcite"]
@@ -90,15 +91,23 @@ class SqueezeExcite(Attention):
         self.check_input(x)
         if self.squeeze == "none":
             return self._excited(x.movedim(1, -1)).movedim(-1, 1)
-        return self._excited(self._squeezed(x)).reshape(x.shape[:2] + (1,) * (x.dim() - 2))
+        return self._weights(x).to(x.dtype).reshape(x.shape[:2] + (1,) * (x.dim() - 2))
+
+    def _weights(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """The weight of each channel, (B, C): for x, or, after a mean, for what a norm makes of it."""
+        if self.squeeze == "max":
+            return self._excited(x.amax(list(range(2, x.dim()))))
+        if self.excitation == "sigmoid" and self.blend is None and _is_plain(self.fc1) and _is_plain(self.fc2):
+            first, second = self.fc1, self.fc2
+            weights = squeeze_excite_gate(x, first.weight, first.bias, second.weight, second.bias, norm)
+            return weights if self.scale == 1.0 else weights * self.scale
+        return self._excited(channel_means(x, norm))
 
     def _excited(self, squeezed: Tensor) -> Tensor:
         """What the two layers make of (..., C), in the same shape and dtype."""
         excite, _ = _EXCITATIONS[self.excitation]
         excited = excite(self.fc2(F.relu(self.fc1(squeezed))))
-        if self.scale != 1.0:
-            excited = excited * self.scale
-        return self.blended(excited).to(squeezed.dtype)
+        return self.blended(excited * self.scale).to(squeezed.dtype)
 
     def join(self, x: Tensor, residual: Tensor, norm: nn.Module | None = None) -> Tensor:
         """relu(attend(norm(x)) + residual): behind the squeeze, one operator."""
@@ -106,20 +115,16 @@ class SqueezeExcite(Attention):
             return super().join(x, residual, norm)
         if wants_gradient(x, residual, norm, self):
             branch = x if norm is None else norm(x)
-            return scale_channels(branch, self._excited(self._squeezed(branch)), residual, relu=True)
+            return scale_channels(branch, self._weights(branch), residual, relu=True)
         # The mean of what a norm in eval mode returns is what it does to the mean; a maximum may become a minimum.
         # And the kernels round a norm differently in the last bit; one that started as the identity keeps them all.
         folds = self.squeeze == "avg" and self.scale == 1.0 and self.blend is None and x.dtype == residual.dtype
         folded = running_norm(norm, x) if folds and norm is not None else None
         branch = x if norm is None or folded is not None else norm(x)
-        gate = self._excited(self._squeezed(branch, folded))
+        gate = self._weights(branch, folded)
         if branch.dtype != residual.dtype:  # under autocast the sum has the wider dtype, and needs a place of its own
             return scale_channels(branch, gate, residual, relu=True)
         return scale_channels_(branch, gate, residual, True, folded)
-
-    def _squeezed(self, x: Tensor, norm: Norm | None = None) -> Tensor:
-        """What is kept of each channel, (B, C): of x, or, for a mean, of what a norm makes of it."""
-        return x.amax(list(range(2, x.dim()))) if self.squeeze == "max" else channel_means(x, norm)
 
     def start_as_identity(self) -> None:
         """Start the last layer at zero, where the gate is sigmoid(0) = 1/2, and undo that by a factor of 2.
@@ -145,6 +150,12 @@ class SqueezeExcite(Attention):
         """What the layers do not show: the squeeze and the excitation, where they are not the paper's."""
         shown = {"squeeze": (self.squeeze, "avg"), "excitation": (self.excitation, "sigmoid")}
         return ", ".join(f"{name}='{value}'" for name, (value, usual) in shown.items() if value != usual)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling a layer is nothing but its formula: it is torch's own, and nobody has hung anything on it."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer) is nn.Linear and not hooks and not _has_any_global_hook()
 
 
 def _check_known(option: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from sgenet.ops.channel_means import channel_means
 from sgenet.ops.decompositions import decompositions
 from sgenet.ops.scale_channels import scale_channels, scale_channels_
 from sgenet.ops.spatial_group_enhance import spatial_group_enhance, spatial_group_enhance_, spatial_group_gate
+from sgenet.ops.squeeze_excite import squeeze_excite_gate
 
 __all__ = [
     "availability",
@@ -17,5 +18,6 @@ __all__ = [
     "spatial_group_enhance",
     "spatial_group_enhance_",
     "spatial_group_gate",
+    "squeeze_excite_gate",
     "use_backend",
 ]

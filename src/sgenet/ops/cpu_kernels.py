@@ -36,6 +36,7 @@ __all__ = [
     "norm_backward",
     "scale_channels",
     "scale_channels_backward",
+    "squeeze_excite_gate",
 ]
 
 VARIABLE = "SGENET_CPU_ISA"
@@ -50,6 +51,7 @@ _RECORDS = {
     "sgenet_scale_forward": Struct(f"4Pq{_NORM}{_MAP}"),
     "sgenet_scale_backward": Struct(f"7P{_NORM}{_MAP}"),
     "sgenet_channel_means": Struct(f"2P{_NORM}{_MAP}"),
+    "sgenet_squeeze_excite": Struct(f"6Pq{_NORM}{_MAP}"),
     "sgenet_moments": Struct(f"3P{_MAP}"),
     "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
 }
@@ -286,6 +288,39 @@ def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
     return _as(x.dtype, means)
 
 
+def squeeze_excite_gate(
+    x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None, norm: Norm | None = None
+) -> Tensor:
+    """sigmoid(W2 relu(W1 mean(x) + b1) + b2), in one read of `x` and of the weights.
+
+    Args:
+        x: (B, C, H, W) in float32 or bfloat16; copied where it is neither contiguous nor channels_last.
+        weight1: W1, (hidden, C).
+        bias1: b1, `hidden` values, or None.
+        weight2: W2, (C, hidden).
+        bias2: b2, C values, or None.
+        norm: None, or a batch norm in front, whose output's means are taken.
+
+    Returns:
+        (B, C) in float32; nan where there is no position.
+    """
+    x, channels_last = _dense(x)
+    if x.numel() == 0:
+        return torch.full(x.shape[:2], math.nan)
+    channels, hidden = x.shape[1], weight1.shape[0]
+    layers = [_typed(values, x.dtype) for values in (weight1, bias1, weight2, bias2)]
+    for values, count in zip(layers, (hidden * channels, hidden, channels * hidden, channels), strict=True):
+        if values is not None:
+            _check_count("a tensor of the layers", values, count)
+    gate = torch.empty(x.shape[:2], dtype=torch.float32)
+    front, _norm_kept = _norm(norm, channels)
+    _call(
+        "sgenet_squeeze_excite",
+        x.data_ptr(), gate.data_ptr(), *map(_address, layers), hidden, *front, *_map(x, channels_last),
+    )  # fmt: skip
+    return gate
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel over samples and positions, in one read of `x`.
 
@@ -370,6 +405,13 @@ def _floats(values: Tensor) -> Tensor:
 def _as(dtype: torch.dtype, values: Tensor) -> Tensor:
     """Values in float32 as `dtype`; in cold caches torch itself takes long to find that there is nothing to do."""
     return values if dtype is _FLOAT32 else values.to(dtype)
+
+
+def _typed(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Values in `dtype` without gaps: themselves, where they are."""
+    if values is None or (values.dtype is dtype and values.is_contiguous()):
+        return values
+    return values.detach().to(dtype).contiguous()
 
 
 def _readable(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ do nothing, and `operator` goes past it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from sgenet.ops.reference import Norm
 __all__ = [
     "NORM",
     "differentiable",
+    "is_unwatched",
     "kept_format",
     "norm_of",
     "operator",
@@ -213,7 +214,7 @@ def _directly(overload: Callable[..., Any], compute: Callable[..., Any], residua
     """What calls `compute` where the dispatcher would do nothing else, and the dispatcher otherwise."""
 
     def call(*args: Any) -> Any:  # noqa: ANN401
-        if is_compiling() or _is_something_between() or not _PLAIN_TYPES.issuperset(map(type, args)):
+        if not is_unwatched(args):
             return overload(*args)
         if residual_at is not None and len(args) > residual_at:
             residual = args[residual_at]
@@ -224,9 +225,20 @@ def _directly(overload: Callable[..., Any], compute: Callable[..., Any], residua
     return call
 
 
-def _is_something_between() -> bool:
-    """Whether gradients are recorded, or someone wants to know of every operator: a mode, a tracer, a profiler."""
-    return is_grad_enabled() or bool(_len_torch_dispatch_stack() or _len_torch_function_stack() or _profiler_enabled())
+def is_unwatched(args: Iterable[Any]) -> bool:
+    """Whether an operator may be computed where it is called, because the dispatcher would do nothing else.
+
+    Args:
+        args: The operator's arguments.
+
+    Returns:
+        False while gradients are recorded, where someone wants to know of every operator (a compiler, a mode, a
+        profiler), and for tensors with rules of their own.
+    """
+    if is_compiling() or is_grad_enabled():
+        return False
+    watched = _len_torch_dispatch_stack() or _len_torch_function_stack() or _profiler_enabled()
+    return not watched and _PLAIN_TYPES.issuperset(map(type, args))
 
 
 def _wants_gradient(args: Sequence[Any]) -> bool:

@@ -79,6 +79,15 @@ struct Means {
   float* means;  // (batch, channels)
 };
 
+struct SqueezeExcite {
+  Shape shape;
+  const void* x;
+  Affine affine;
+  Index hidden;                                  // units of the first layer
+  const void *weight1, *bias1, *weight2, *bias2;  // of the map's element type; the biases may be null
+  float* gate;                                    // (batch, channels)
+};
+
 struct Moments {
   Shape shape;
   const void* x;
@@ -102,6 +111,7 @@ struct Kernels {
   Status (*scale_forward)(const ScaleForward&);
   Status (*scale_backward)(const ScaleBackward&);
   Status (*channel_means)(const Means&);
+  Status (*squeeze_excite)(const SqueezeExcite&);
   Status (*moments)(const Moments&);
   Status (*norm_backward)(const NormBackward&);
 };

@@ -220,6 +220,15 @@ SGENET_EXPORT int sgenet_channel_means(const MeansRecord* given) {
                     {shape, given->x, prepared.affine_of(given->norm, shape.channels), given->means});
 }
 
+SGENET_EXPORT int sgenet_squeeze_excite(const SqueezeExciteRecord* given) {
+  const Shape shape = shape_of(given->map);
+  Prepared prepared;
+  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
+  return run<SqueezeExcite>(&Kernels::squeeze_excite,
+                            {shape, given->x, prepared.affine_of(given->norm, shape.channels), given->hidden,
+                             given->weight1, given->bias1, given->weight2, given->bias2, given->gate});
+}
+
 SGENET_EXPORT int sgenet_moments(const MomentsRecord* given) {
   return run<Moments>(&Kernels::moments, {shape_of(given->map), given->x, given->mean, given->variance});
 }

@@ -54,6 +54,7 @@
 #include "moments.h"
 #include "norm_backward.h"
 #include "scale_channels.h"
+#include "squeeze_excite.h"
 #include "threads.h"
 #include "vector.h"
 
@@ -398,6 +399,44 @@ inline Status channel_means(const Means& call) {
       pass.run_channels_first(row, team.share(call.shape.batch * call.shape.channels));
     });
     return kDone;
+  });
+}
+
+template <class T, int W>
+Status squeeze_excite_by(const SqueezeExcite& call) {
+  using Pass = SqueezeExcitePass<T, W>;
+  const Shape& shape = call.shape;
+  typename Pass::Area* areas = nullptr;
+  float *means = nullptr, *hidden = nullptr;
+  const bool enough = carved([&](Carver& carver) {
+    means = carver.floats(shape.batch * shape.channels);
+    hidden = carver.floats(shape.batch * call.hidden);
+    areas = carve_areas<Pass>(carver, shape.threads, shape.channels);
+  });
+  if (!enough) return kOutOfMemory;
+  const Means squeeze{shape, call.x, call.affine, means};
+  const Row<T, W> row(shape.positions);
+  const Pass pass{call,
+                  {squeeze},
+                  {call.weight1, call.bias1, shape.channels, call.hidden},
+                  {call.weight2, call.bias2, call.hidden, shape.channels},
+                  hidden};
+  in_parallel(shape.threads, [&](Team team) {
+    if (shape.channels_last) {
+      run_samples(pass.squeeze, team, areas);
+    } else {
+      pass.squeeze.run_channels_first(row, team.share(shape.batch * shape.channels));
+    }
+    team.barrier();
+    pass.excite(means, team);
+  });
+  return kDone;
+}
+
+inline Status squeeze_excite(const SqueezeExcite& call) {
+  if (is_empty(call.shape)) return kDone;
+  return with_pack_of(call.shape, [&](auto type, auto width) {
+    return squeeze_excite_by<typename decltype(type)::Is, decltype(width)::value>(call);
   });
 }
 

@@ -72,6 +72,15 @@ struct MeansRecord {
   MapRecord map;
 };
 
+struct SqueezeExciteRecord {
+  const void* x;
+  float* gate;
+  const void *weight1, *bias1, *weight2, *bias2;
+  Index hidden;
+  NormRecord norm;
+  MapRecord map;
+};
+
 struct MomentsRecord {
   const void* x;
   float *mean, *variance;

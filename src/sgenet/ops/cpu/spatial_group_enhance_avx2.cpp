@@ -16,6 +16,7 @@ const Kernels kernels_avx2 = {
     avx2::scale_forward,
     avx2::scale_backward,
     avx2::channel_means,
+    avx2::squeeze_excite,
     avx2::moments,
     avx2::norm_backward,
 };

@@ -16,6 +16,7 @@ const Kernels kernels_avx512 = {
     avx512::scale_forward,
     avx512::scale_backward,
     avx512::channel_means,
+    avx512::squeeze_excite,
     avx512::moments,
     avx512::norm_backward,
 };

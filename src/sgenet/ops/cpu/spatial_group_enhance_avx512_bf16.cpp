@@ -16,6 +16,7 @@ const Kernels kernels_avx512_bf16 = {
     avx512_bf16::scale_forward,
     avx512_bf16::scale_backward,
     avx512_bf16::channel_means,
+    avx512_bf16::squeeze_excite,
     avx512_bf16::moments,
     avx512_bf16::norm_backward,
 };

@@ -16,6 +16,7 @@ const Kernels kernels_portable = {
     portable::scale_forward,
     portable::scale_backward,
     portable::channel_means,
+    portable::squeeze_excite,
     portable::moments,
     portable::norm_backward,
 };
