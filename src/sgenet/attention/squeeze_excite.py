@@ -155,7 +155,7 @@ class SqueezeExcite(Attention):
 def _is_plain(layer: nn.Module) -> bool:
     """Whether calling a layer is nothing but its formula: it is torch's own, and nobody has hung anything on it."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is nn.Linear and not hooks and not _has_any_global_hook()
+    return type(layer) is nn.Linear and not hooks and not _has_any_global_hook()  # type: ignore[no-untyped-call]
 
 
 def _check_known(option: str, value: str, known: tuple[str, ...]) -> None:
