@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,20 +48,9 @@ def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
         raise ConfigError(f"channel_means takes floating-point input, not {x.dtype}; convert it with .float()")
     check_norm(x, *(norm or ())[:4])
     if traced_plainly(x, compilers_fuse=True):
-        return reference.channel_means(x, norm)
+        return _plain(x, *(norm or ()))
     means: Tensor = _MEANS(x, *(norm or ()))
     return means
-
-
-def _plain(
-    x: Tensor,
-    norm_mean: Tensor | None = None,
-    norm_variance: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    norm_eps: float = 0.0,
-) -> Tensor:
-    return reference.channel_means(x, norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps))
 
 
 # ---------------------------------------------------------------------------------------- the operator
@@ -73,10 +63,15 @@ def _means(
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
     norm_eps: float = 0.0,
+    *,
+    kernels: Any = None,  # noqa: ANN401  # a module
 ) -> Tensor:
     norm = norm_of(norm_mean, norm_variance, norm_weight, norm_bias, norm_eps)
-    means: Tensor = kernels_for(x).channel_means(x, norm)
+    means: Tensor = (kernels or kernels_for(x)).channel_means(x, norm)
     return means
+
+
+_plain = partial(_means, kernels=reference)
 
 
 class _Means(torch.autograd.Function):

@@ -83,7 +83,7 @@ struct SqueezeExcite {
   Shape shape;
   const void* x;
   Affine affine;
-  Index hidden;                                  // units of the first layer
+  Index hidden;                                   // units of the first layer
   const void *weight1, *bias1, *weight2, *bias2;  // of the map's element type; the biases may be null
   float* gate;                                    // (batch, channels)
 };

@@ -48,9 +48,9 @@
 #pragma once
 
 #include "abi.h"
+#include "channel_means.h"
 #include "channels_first.h"
 #include "channels_last.h"
-#include "channel_means.h"
 #include "moments.h"
 #include "norm_backward.h"
 #include "scale_channels.h"
@@ -286,7 +286,7 @@ inline Status enhance_backward(const EnhanceBackward& call) {
   });
 }
 
-// --------------------------------------------------------------------------------------------------------- SE's gate
+// --------------------------------------------------------------------------------------------- scaling by SE's gate
 
 template <class T, int W, bool WithAffine, bool WithResidual>
 Status scale_forward_by(const ScaleForward& call) {
@@ -372,7 +372,7 @@ inline Status scale_backward(const ScaleBackward& call) {
   });
 }
 
-// ------------------------------------------------------------------------------------------------------------- means
+// ---------------------------------------------------------------------- means, and what two layers make a gate of them
 
 template <class T, int W>
 Status means_channels_last(const Means& call) {

@@ -28,7 +28,10 @@ struct Layer {
   Index inputs, outputs;
 
   Layer(const void* weights, const void* biases, Index in, Index out)
-      : weight(static_cast<const Element*>(weights)), bias(static_cast<const Element*>(biases)), inputs(in), outputs(out) {}
+      : weight(static_cast<const Element*>(weights)),
+        bias(static_cast<const Element*>(biases)),
+        inputs(in),
+        outputs(out) {}
 
   // results[sample][unit] for a thread's share of the units.
   void run(const float* values, float* results, Index samples, Range units) const {
@@ -73,7 +76,9 @@ struct SqueezeExcitePass {
     first.run(means, hidden, samples, units);
     for (Index sample = 0; sample < samples; ++sample) {
       float* own = hidden + sample * first.outputs;
-      for (Index unit = units.first; unit < units.last; ++unit) own[unit] = at_least<1>(Vector<1>{own[unit]}, Vector<1>{})[0];
+      for (Index unit = units.first; unit < units.last; ++unit) {
+        own[unit] = at_least<1>(Vector<1>{own[unit]}, Vector<1>{})[0];
+      }
     }
     team.barrier();
     second.run(hidden, call.gate, samples, channels);
