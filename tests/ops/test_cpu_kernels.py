@@ -23,7 +23,7 @@ from torch import Tensor
 from sgenet.errors import ConfigError
 from sgenet.ops import cpu_kernels
 from sgenet.ops.cpu.build import LIBRARY, BuildError, build, find_compiler
-from sgenet.ops.reference import Norm
+from sgenet.ops.reference import NO_NORM, Norm
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 LAYOUTS = pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
@@ -96,6 +96,13 @@ def by_kernels(case, groups, add, relu, out=None, eps=EPS):
         add, relu, case.norm,
     )  # fmt: skip
     return SimpleNamespace(y=y, semantic=semantic, dx=dx, dweight=dweight, dbias=dbias, dresidual=dresidual)
+
+
+def squeeze_excite_by_kernel(x, weight1, bias1, weight2, bias2, norm=None):
+    gate = torch.empty(x.shape[:2])
+    kernel = cpu_kernels.function("squeeze_excite")
+    assert kernel(x, weight1, bias1, weight2, bias2, *(norm or NO_NORM), gate, torch.get_num_threads()) == 0
+    return gate
 
 
 def formula(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -357,7 +364,7 @@ def test_the_gate_of_squeeze_and_excitation_agrees_with_its_formula(isa, layout,
     for shape, hidden in (((2, 64, 9, 11), 4), ((4, 12, 5, 3), 3), ((1, 5, 3, 3), 1), ((3, 256, 7, 7), 70)):
         case = draw(shape, 1, dtype, layout, norm)
         weights = layers(shape[1], hidden, dtype, biases)
-        gate = cpu_kernels.squeeze_excite_gate(case.x, *weights, case.norm)
+        gate = squeeze_excite_by_kernel(case.x, *weights, norm=case.norm)
         assert gate.dtype == torch.float32
         weight1, bias1, weight2, bias2 = (None if v is None else v.double() for v in weights)
         means = mapped(case, case.x.double()).mean((2, 3))
@@ -555,9 +562,6 @@ def test_an_empty_tensor_gives_zero_gradients(isa, shape, layout):
     means = cpu_kernels.channel_means(case.x)
     assert means.shape == shape[:2]
     assert means.isnan().all()
-    gate = cpu_kernels.squeeze_excite_gate(case.x, *layers(6, 2, torch.float32))
-    assert gate.shape == shape[:2]
-    assert gate.isnan().all()
 
 
 class Guarded:
@@ -614,7 +618,7 @@ def test_nothing_beyond_the_tensors_is_touched(isa, guarded, monkeypatch, layout
             cpu_kernels.scale_channels_backward(case.grad, case.x, y, case.gate, True, True, case.norm)
             cpu_kernels.channel_means(case.x, case.norm)
             weights = (guarded.like(v, at_end) for v in layers(shape[1], 3, dtype))
-            cpu_kernels.squeeze_excite_gate(case.x, *weights, case.norm)
+            squeeze_excite_by_kernel(case.x, *weights, norm=case.norm)
             mean, variance = cpu_kernels.moments(case.x)
             for kept in (False, True):
                 grad = guarded.like(case.grad, at_end)
@@ -698,7 +702,7 @@ def test_an_unknown_instruction_set_is_named():
 
 def test_without_a_library_the_reason_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu_kernels, "_PATH", tmp_path / LIBRARY)
-    found = (cpu_kernels._loaded, cpu_kernels._function)
+    found = (cpu_kernels._loaded, cpu_kernels.function)
     for cached in found:
         cached.cache_clear()
     try:
@@ -802,7 +806,7 @@ def every_path_once():
         y = cpu_kernels.scale_channels(case.x, case.gate, case.residual if full else None, full, case.norm)
         cpu_kernels.scale_channels_backward(case.grad, case.x, y if full else None, case.gate, full, full, case.norm)
         cpu_kernels.channel_means(case.x, case.norm)
-        cpu_kernels.squeeze_excite_gate(case.x, *layers(shape[1], 5, dtype), case.norm)
+        squeeze_excite_by_kernel(case.x, *layers(shape[1], 5, dtype), norm=case.norm)
         mean, variance = cpu_kernels.moments(case.x)
         for kept in (False, True):
             cpu_kernels.norm_backward(case.grad.clone(), case.x, mean, variance, None, 1e-5, kept)

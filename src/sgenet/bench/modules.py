@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -29,9 +28,9 @@ __all__ = ["STAGES", "module_rows"]
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 
 _USUAL_CACHE = 64 << 20  # bytes, where the machine does not tell
-_Form = Callable[[], AbstractContextManager[None]]
-_Build = Callable[[], Callable[[], object]]
-_BuildForm = Callable[[_Form], Callable[[], object]]
+_MOST_STEPS = 12  # of one comparison
+_Step = Callable[[], object]
+_Build = Callable[[], _Step]
 _T = TypeVar("_T")
 
 
@@ -74,8 +73,8 @@ class _Maps:
 
     In a network a module's input comes from far away: other maps have passed through the caches since it was written.
     So each step goes round several maps, more than the caches hold, and keeps as many results, so that memory for the
-    next one is as cold. What is copied goes into maps that are there already. What wants no gradient runs in inference
-    mode, as in a network.
+    next one is as cold; and no two steps work on the same maps at a time. What is copied goes into maps that are there
+    already. What wants no gradient runs in inference mode, as in a network.
     """
 
     def __init__(self, shape: tuple[int, ...], settings: BenchSettings) -> None:
@@ -91,6 +90,7 @@ class _Maps:
         module = create_attention(settings.module or "", shape[1])
         draw_weights(module)
         self.module = module.to(settings.device, self.dtype)
+        self.begun = 0  # steps that go round
 
     def _new(self) -> list[Tensor]:
         def one() -> Tensor:
@@ -99,9 +99,9 @@ class _Maps:
 
         return [one() for _ in range(self.count)]
 
-    def comparisons(self) -> tuple[tuple[str, _Build, dict[str, _BuildForm]], ...]:
+    def comparisons(self) -> tuple[tuple[str, _Build, dict[str, _Build]], ...]:
         """What is measured: a baseline's name, how to build its step, and how to build those beside it."""
-        passes: dict[str, _BuildForm] = {
+        passes: dict[str, _Build] = {
             "forward": self._forward,
             "backward": self._backward,
             "forward+backward": self._both,
@@ -110,15 +110,22 @@ class _Maps:
             passes["backward operator"] = self._backward_operator
         return (("copy_", self._copies, passes), ("add_ relu_", self._sums, {"residual+ReLU": self._joined}))
 
-    def go_round(self, steps: Iterable[Callable[[], object]]) -> None:
+    def _rounds(self, *maps: Sequence[_T]) -> Iterator[tuple[_T, ...]]:
+        """One after the other of some maps side by side, for ever, beginning elsewhere than the step before."""
+        places = list(zip(*maps, strict=True))
+        first = self.begun * max(1, self.count // _MOST_STEPS) % self.count
+        self.begun += 1
+        return cycle(places[first:] + places[:first])
+
+    def go_round(self, steps: Iterable[_Step]) -> None:
         """Let each step touch all of its memory once: a page that is new to the process takes far longer."""
         for step in steps:
             for _ in range(self.count + 1):
                 step()
 
-    def _copies(self) -> Callable[[], object]:
+    def _copies(self) -> _Step:
         """One read and one write of the map."""
-        pairs = cycle(zip(self.inputs, [torch.empty_like(x) for x in self.inputs], strict=True))
+        pairs = self._rounds(self.inputs, [torch.empty_like(x) for x in self.inputs])
 
         def step() -> None:
             x, out = next(pairs)
@@ -127,9 +134,9 @@ class _Maps:
 
         return step
 
-    def _sums(self) -> Callable[[], object]:
+    def _sums(self) -> _Step:
         """What a plain residual block ends with."""
-        pairs = cycle(zip(self.overwritten, self.others, strict=True))
+        pairs = self._rounds(self.overwritten, self.others)
 
         def step() -> None:
             x, shortcut = next(pairs)
@@ -138,42 +145,40 @@ class _Maps:
 
         return step
 
-    def _forward(self, form: _Form) -> Callable[[], object]:
+    def _forward(self) -> _Step:
         module = copy.deepcopy(self.module).requires_grad_(False)
-        inputs, kept = cycle(self.inputs), _Ring[Tensor](self.count)
+        inputs, kept = self._rounds(self.inputs), _Ring[Tensor](self.count)
 
         def step() -> None:
-            with torch.inference_mode(), form():
-                kept.put(module(next(inputs)))
+            with torch.inference_mode():
+                kept.put(module(*next(inputs)))
 
         return step
 
-    def _backward(self, form: _Form) -> Callable[[], object]:
+    def _backward(self) -> _Step:
         leaves = [x.detach().requires_grad_() for x in self.inputs]
-        with form():
-            outputs = [self.module(leaf) for leaf in leaves]
-        turns = cycle(zip(leaves, outputs, self.others, strict=True))
+        outputs = [self.module(leaf) for leaf in leaves]
+        turns = self._rounds(leaves, outputs, self.others)
         parameters, kept = tuple(self.module.parameters()), _Ring[tuple[Tensor, ...]](self.count)
 
         def step() -> None:
             leaf, output, grad = next(turns)
-            with form():
-                kept.put(torch.autograd.grad(output, (leaf, *parameters), grad, retain_graph=True))
+            kept.put(torch.autograd.grad(output, (leaf, *parameters), grad, retain_graph=True))
 
         return step
 
-    def _backward_operator(self, form: _Form) -> Callable[[], object]:
+    def _backward_operator(self) -> _Step:
         """What autograd calls, called without autograd: between the two lies what any gradient costs."""
         module = copy.deepcopy(self.module).requires_grad_(False)
         settings = (module.groups, module.eps, module.scale)
-        with torch.inference_mode(), form():
+        with torch.inference_mode():
             saved = [spatial_group_enhance_forward(x, module.weight, module.bias, *settings)[1:] for x in self.inputs]
-        turns = cycle(zip(self.inputs, saved, self.others, strict=True))
+        turns = self._rounds(self.inputs, saved, self.others)
         kept = _Ring[object](self.count)
 
         def step() -> None:
             x, values, grad = next(turns)
-            with torch.inference_mode(), form():
+            with torch.inference_mode():
                 gradients = spatial_group_enhance_backward(
                     grad, x, None, module.weight, module.bias, *values, *settings, False, False
                 )
@@ -181,43 +186,53 @@ class _Maps:
 
         return step
 
-    def _both(self, form: _Form) -> Callable[[], object]:
-        turns = cycle(zip([x.detach().requires_grad_() for x in self.inputs], self.others, strict=True))
+    def _both(self) -> _Step:
+        turns = self._rounds([x.detach().requires_grad_() for x in self.inputs], self.others)
         parameters, kept = tuple(self.module.parameters()), _Ring[tuple[Tensor, ...]](self.count)
 
         def step() -> None:
             leaf, grad = next(turns)
-            with form():
-                kept.put(torch.autograd.grad(self.module(leaf), (leaf, *parameters), grad))
+            kept.put(torch.autograd.grad(self.module(leaf), (leaf, *parameters), grad))
 
         return step
 
-    def _joined(self, form: _Form) -> Callable[[], object]:
+    def _joined(self) -> _Step:
         module = copy.deepcopy(self.module).requires_grad_(False)
-        turns = cycle(zip(self.overwritten, self.others, strict=True))
+        turns = self._rounds(self.overwritten, self.others)
+        join = _joins_with(module)
 
         def step() -> None:
             x, shortcut = next(turns)
-            with torch.inference_mode(), form():
-                _join(module, x, shortcut)
+            with torch.inference_mode():
+                join(x, shortcut)
 
         return step
 
 
-def _join(module: nn.Module, x: Tensor, shortcut: Tensor) -> None:
+def _joins_with(module: nn.Module) -> Callable[[Tensor, Tensor], object]:
+    """The operator behind a module's sum with a shortcut; beside torch's two, without the module around it."""
     if isinstance(module, SpatialGroupEnhance):
-        settings = (module.groups, module.eps, module.scale)
-        spatial_group_enhance_(x, module.weight, module.bias, *settings, shortcut, True)
-    else:
-        scale_channels_(x, module.gate(x).flatten(1), shortcut, True)  # type: ignore[operator]
+        parameters = (module.weight, module.bias, module.groups, module.eps, module.scale)
+        return lambda x, shortcut: spatial_group_enhance_(x, *parameters, shortcut, True)
+    gate: Callable[[Tensor], Tensor] = module.gate  # type: ignore[assignment]
+    return lambda x, shortcut: scale_channels_(x, gate(x).flatten(1), shortcut, True)
 
 
-def _in_both_forms(builds: dict[str, _BuildForm]) -> dict[str, Callable[[], object]]:
+def _in_both_forms(builds: dict[str, _Build]) -> dict[str, _Step]:
     steps = {}
     for name, build in builds.items():
-        steps[name] = build(nullcontext)
-        steps[f"{name} unfused"] = build(partial(use_backend, "reference"))
+        steps[name] = build()
+        with use_backend("reference"):
+            steps[f"{name} unfused"] = _unfused(build())
     return steps
+
+
+def _unfused(step: _Step) -> _Step:
+    def by_reference() -> None:
+        with use_backend("reference"):
+            step()
+
+    return by_reference
 
 
 class _Ring(Generic[_T]):

@@ -10,17 +10,30 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch.compiler import is_dynamo_compiling
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sgenet.errors import ConfigError, did_you_mean
+from sgenet.ops.watchers import WATCHERS
 
-__all__ = ["BACKENDS", "VARIABLE", "availability", "backend_for", "backend_module", "kernels_for", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "VARIABLE",
+    "at_once",
+    "availability",
+    "backend_for",
+    "backend_module",
+    "kernels_for",
+    "may_go_at_once",
+    "use_backend",
+]
 
 VARIABLE = "SGENET_BACKEND"
 BACKENDS = ("triton", "cpu", "reference")
@@ -120,11 +133,68 @@ def use_backend(name: str) -> Iterator[None]:
         'reference'
     """
     _check_known(name)
-    _asked.append(name)
+    at_once.after(lambda: _asked.append(name))
     try:
         yield
     finally:
-        del _asked[-1 - _asked[::-1].index(name)]
+        at_once.after(lambda: _asked.pop(-1 - _asked[::-1].index(name)))
+
+
+class _AtOnce:
+    """The CPU kernels, each an attribute: functions without anything between a call and the kernel.
+
+    They compute, and return 0, where the CPU kernels are what computes maps, where nobody watches, and where no
+    argument must be converted or is wrong. Otherwise they do nothing, and return something else: then the operator
+    takes its usual way. A compiler cannot trace them; ask `torch.compiler.is_dynamo_compiling` before.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, Any]] = {}  # by what is asked for
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Callable[..., int]:  # where it is not found yet
+        with self._lock:
+            kernel = backend_module("cpu").function(name, WATCHERS) if _cpu_is_first() else _refuse
+            self.__dict__[name] = kernel
+        found: Callable[..., int] = kernel
+        return found
+
+    def after(self, change: Callable[[], object]) -> None:
+        """Have something else computed from now on.
+
+        Args:
+            change: Changes what is asked for.
+        """
+        with self._lock:
+            self._found[_asked[-1]] = self.__dict__
+            change()
+            self.__dict__ = self._found.get(_asked[-1], {"_found": self._found, "_lock": self._lock})
+
+
+at_once = _AtOnce()
+
+
+def may_go_at_once(x: Tensor) -> bool:
+    """Whether to allocate a result and ask `at_once` for it; it would refuse otherwise.
+
+    Args:
+        x: The operator's input.
+
+    Returns:
+        False while a compiler traces or gradients are recorded, and for what is not a plain tensor on the CPU.
+    """
+    return not is_dynamo_compiling() and not is_grad_enabled() and type(x) is Tensor and x.is_cpu
+
+
+def _refuse(*_: object) -> int:
+    return 1
+
+
+def _cpu_is_first() -> bool:
+    try:
+        return backend_for("cpu", torch.float32, 4) == "cpu"
+    except ConfigError:  # the operator says so
+        return False
 
 
 def availability() -> dict[str, str | None]:

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
-from sgenet.ops.backends import kernels_for
+from sgenet.ops.backends import at_once, kernels_for, may_go_at_once
 from sgenet.ops.checks import check_norm
-from sgenet.ops.reference import Norm
+from sgenet.ops.reference import NO_NORM, Norm
 from sgenet.ops.registration import NORM, norm_of, operator, traced_plainly
 
 __all__ = ["channel_means"]
@@ -42,6 +42,10 @@ def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
         >>> channel_means(torch.arange(8.0).reshape(1, 2, 2, 2))
         tensor([[1.5000, 5.5000]])
     """
+    if may_go_at_once(x):
+        means = x.new_empty(x.shape[:2], dtype=torch.float32)
+        if not at_once.channel_means(x, *(norm or NO_NORM), means, get_num_threads()):
+            return means if x.dtype is torch.float32 else means.to(x.dtype)
     if len(x.shape) < 3:
         raise ConfigError(f"channel_means takes (batch, channels, *spatial), not a tensor of {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -49,8 +53,8 @@ def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
     check_norm(x, *(norm or ())[:4])
     if traced_plainly(x, compilers_fuse=True):
         return _plain(x, *(norm or ()))
-    means: Tensor = _MEANS(x, *(norm or ()))
-    return means
+    found: Tensor = _MEANS(x, *(norm or ()))
+    return found
 
 
 # ---------------------------------------------------------------------------------------- the operator

@@ -1,4 +1,4 @@
-"""The CPU kernels, called through ctypes: the same functions as the other backends of the operator.
+"""The CPU kernels, called with tensors: the same functions as the other backends of the operator.
 
 The C++ sources lie in `cpu/`; `cpu/kernels.h` explains the algorithm. They are compiled when the package is built, and
 installation goes on without a compiler: `availability` then says why the reference runs.
@@ -22,7 +22,7 @@ from torch import Tensor, get_num_threads
 from sgenet.errors import ConfigError, did_you_mean
 from sgenet.ops.checks import check_groups
 from sgenet.ops.cpu.build import LIBRARY
-from sgenet.ops.reference import Norm
+from sgenet.ops.reference import NO_NORM, Norm
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -30,37 +30,24 @@ __all__ = [
     "backward",
     "channel_means",
     "forward",
+    "function",
     "has_threads",
     "instruction_set",
     "moments",
     "norm_backward",
     "scale_channels",
     "scale_channels_backward",
-    "squeeze_excite_gate",
 ]
 
 VARIABLE = "SGENET_CPU_ISA"
 _PATH = Path(__file__).with_name(LIBRARY)
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
 
-# cpu/records.h: what each function is given, as one record of words of 8 bytes.
-_MAP, _NORM, _GATE = "6q", "4Pdq", "2P2q2d"
-_RECORDS = {
-    "sgenet_enhance_forward": Struct(f"5Pq{_GATE}{_NORM}{_MAP}"),
-    "sgenet_enhance_backward": Struct(f"9P{_GATE}{_NORM}{_MAP}"),
-    "sgenet_scale_forward": Struct(f"4Pq{_NORM}{_MAP}"),
-    "sgenet_scale_backward": Struct(f"7P{_NORM}{_MAP}"),
-    "sgenet_channel_means": Struct(f"2P{_NORM}{_MAP}"),
-    "sgenet_squeeze_excite": Struct(f"6Pq{_NORM}{_MAP}"),
-    "sgenet_moments": Struct(f"3P{_MAP}"),
-    "sgenet_norm_backward": Struct(f"8Pq{_MAP}"),
-}
-# What the kernels stream through the caches drives everything else out of them. Then every name that is looked up in a
-# module as large as torch is waited for, and so is the code of every method of a tensor when it is first called: names
-# of our own, therefore, and few kinds of questions.
-_FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
-_NO_NORM = (0, 0, 0, 0, 0.0, 0)
-_OUT_OF_MEMORY = 1
+_FLOAT32 = torch.float32
+_OUT_OF_MEMORY, _UNFIT = 1, 2  # what a function answers, unless it is done; cpu/abi.h, Status
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}  # cpu/abi.h, Element
+_MOST_AXES = 8
+_TENSOR = Struct(f"P2q{2 * _MOST_AXES}q")  # cpu/arguments.h, Tensor
 
 
 def availability() -> str | None:
@@ -122,21 +109,22 @@ def forward(
         y in the dtype and memory format of `x`; and for `backward`, or None, g, (B, C) in float32, and `left` and s of
         each group, (B, G, 2) in float32.
     """
-    x, channels_last = _dense(x)
-    residual = _beside(residual, x, channels_last)
-    y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
+    y = torch.empty_like(x) if out is None else out
     semantic = torch.empty(x.shape[:2], dtype=torch.float32) if saves else None
     statistics = torch.empty((x.shape[0], groups, 2), dtype=torch.float32) if saves else None
-    if x.numel() == 0:
-        return y if out is None else out, semantic, statistics
-    channels = x.shape[1]
-    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale, channels), _norm(norm, channels)
-    _call(
-        "sgenet_enhance_forward",
-        x.data_ptr(), _address(residual), y.data_ptr(), _address(semantic), _address(statistics), relu,
-        *gate, *front, *_map(x, channels_last),
-    )  # fmt: skip
-    return y if out is None or y is out else out.copy_(y), semantic, statistics
+    front, threads = norm or NO_NORM, get_num_threads()
+    if _done("enhance_forward", x, groups, weight, bias, eps, scale, residual, relu, *front, y, semantic, statistics,
+             threads):  # fmt: skip
+        return y, semantic, statistics
+    x = _dense(x)
+    residual = None if residual is None else _beside(residual, x)
+    fresh = torch.empty_like(x)
+    if x.numel() > 0:
+        check_groups(x.shape[1], groups)
+        weight, bias = _values("weight", weight, groups), _values("bias", bias, groups)
+        _do("enhance_forward", x, groups, weight, bias, eps, scale, residual, relu, *_plain_norm(norm, x), fresh,
+            semantic, statistics, threads)  # fmt: skip
+    return fresh if out is None else out.copy_(fresh), semantic, statistics
 
 
 def backward(
@@ -175,20 +163,21 @@ def backward(
         The gradients of x, of weight and of bias (`groups` values each, in the dtypes of the parameters), and of the
         residual: None without one, and `grad` itself where nothing lies between the two.
     """
-    x, channels_last = _dense(x)
-    upstream = _like(grad, x, channels_last)
-    saved = _like(y, x, channels_last) if relu and y is not None else None
-    dx = torch.empty_like(x)
-    masked = torch.empty_like(x) if has_residual and relu else None
     dweight, dbias = (torch.empty(groups, dtype=torch.float32) for _ in range(2))
-    channels = x.shape[1]
-    (gate, _gate_kept), (front, _norm_kept) = _gate(weight, bias, groups, eps, scale, channels), _norm(norm, channels)
-    _call(
-        "sgenet_enhance_backward",
-        upstream.data_ptr(), x.data_ptr(), _address(saved), semantic.data_ptr(), statistics.data_ptr(), dx.data_ptr(),
-        _address(masked), dweight.data_ptr(), dbias.data_ptr(),
-        *gate, *front, *_map(x, channels_last),
-    )  # fmt: skip
+    front, threads, masks = norm or NO_NORM, get_num_threads(), has_residual and relu
+    dx, masked = torch.empty_like(x), torch.empty_like(x) if masks else None
+    y = y if relu else None
+    if not _done("enhance_backward", x, groups, weight, bias, eps, scale, grad, y, *front, semantic, statistics, dx,
+                 masked, dweight, dbias, threads):  # fmt: skip
+        x = _dense(x)
+        upstream, saved = _like(grad, x), None if y is None else _like(y, x)
+        dx, masked = torch.empty_like(x), torch.empty_like(x) if masks else None
+        if x.numel() == 0:
+            dweight, dbias = dweight.zero_(), dbias.zero_()
+        else:
+            gamma, beta = _values("weight", weight, groups), _values("bias", bias, groups)
+            _do("enhance_backward", x, groups, gamma, beta, eps, scale, upstream, saved, *_plain_norm(norm, x),
+                semantic, statistics, dx, masked, dweight, dbias, threads)  # fmt: skip
     dresidual = masked if relu else grad
     return dx, _as(weight.dtype, dweight), _as(bias.dtype, dbias), dresidual if has_residual else None
 
@@ -214,17 +203,17 @@ def scale_channels(
     Returns:
         A tensor of the shape, dtype and memory format of `x`.
     """
-    x, channels_last = _dense(x)
-    residual = _beside(residual, x, channels_last)
-    y = torch.empty_like(x) if out is None or out.stride() != x.stride() else out
-    gate = _floats(gate)
-    _check_count("the gate", gate, x.shape[0] * x.shape[1])
-    front, _norm_kept = _norm(norm, x.shape[1])
-    _call(
-        "sgenet_scale_forward",
-        x.data_ptr(), _address(residual), y.data_ptr(), gate.data_ptr(), relu, *front, *_map(x, channels_last),
-    )  # fmt: skip
-    return y if out is None or y is out else out.copy_(y)
+    y = torch.empty_like(x) if out is None else out
+    front, threads = norm or NO_NORM, get_num_threads()
+    if _done("scale_forward", x, gate, residual, relu, *front, y, threads):
+        return y
+    x = _dense(x)
+    residual = None if residual is None else _beside(residual, x)
+    fresh = torch.empty_like(x)
+    if x.numel() > 0:
+        gate = _values("the gate", gate, x.shape[0] * x.shape[1])
+        _do("scale_forward", x, gate, residual, relu, *_plain_norm(norm, x), fresh, threads)
+    return fresh if out is None else out.copy_(fresh)
 
 
 def scale_channels_backward(
@@ -251,20 +240,19 @@ def scale_channels_backward(
         The gradients of x, of the gate ((B, C) in float32), and of the residual: None without one, and `grad` itself
         where nothing lies between the two.
     """
-    x, channels_last = _dense(x)
-    upstream = _like(grad, x, channels_last)
-    saved = _like(y, x, channels_last) if relu and y is not None else None
-    dx = torch.empty_like(x)
-    masked = torch.empty_like(x) if has_residual and relu else None
     dgate = torch.empty(x.shape[:2], dtype=torch.float32)
-    gate = _floats(gate)
-    _check_count("the gate", gate, x.shape[0] * x.shape[1])
-    front, _norm_kept = _norm(norm, x.shape[1])
-    _call(
-        "sgenet_scale_backward",
-        upstream.data_ptr(), x.data_ptr(), _address(saved), gate.data_ptr(), dx.data_ptr(), _address(masked),
-        dgate.data_ptr(), *front, *_map(x, channels_last),
-    )  # fmt: skip
+    front, threads, masks = norm or NO_NORM, get_num_threads(), has_residual and relu
+    dx, masked = torch.empty_like(x), torch.empty_like(x) if masks else None
+    y = y if relu else None
+    if not _done("scale_backward", x, gate, grad, y, *front, dx, masked, dgate, threads):
+        x = _dense(x)
+        dx, masked = torch.empty_like(x), torch.empty_like(x) if masks else None
+        gate = _values("the gate", gate, dgate.numel())
+        upstream, saved = _like(grad, x), None if y is None else _like(y, x)
+        if x.numel() == 0:
+            dgate = dgate.zero_()
+        else:
+            _do("scale_backward", x, gate, upstream, saved, *_plain_norm(norm, x), dx, masked, dgate, threads)
     dresidual = masked if relu else grad
     return dx, dgate, dresidual if has_residual else None
 
@@ -279,46 +267,13 @@ def channel_means(x: Tensor, norm: Norm | None = None) -> Tensor:
     Returns:
         (B, C) in the dtype of `x`; nan where there is no position.
     """
-    x, channels_last = _dense(x)
     if x.numel() == 0:
         return torch.full(x.shape[:2], math.nan, dtype=x.dtype)
-    means = torch.empty(x.shape[:2], dtype=torch.float32)
-    front, _norm_kept = _norm(norm, x.shape[1])
-    _call("sgenet_channel_means", x.data_ptr(), means.data_ptr(), *front, *_map(x, channels_last))
+    means, threads = torch.empty(x.shape[:2], dtype=torch.float32), get_num_threads()
+    if not _done("channel_means", x, *(norm or NO_NORM), means, threads):
+        x = _dense(x)
+        _do("channel_means", x, *_plain_norm(norm, x), means, threads)
     return _as(x.dtype, means)
-
-
-def squeeze_excite_gate(
-    x: Tensor, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None, norm: Norm | None = None
-) -> Tensor:
-    """sigmoid(W2 relu(W1 mean(x) + b1) + b2), in one read of `x` and of the weights.
-
-    Args:
-        x: (B, C, H, W) in float32 or bfloat16; copied where it is neither contiguous nor channels_last.
-        weight1: W1, (hidden, C).
-        bias1: b1, `hidden` values, or None.
-        weight2: W2, (C, hidden).
-        bias2: b2, C values, or None.
-        norm: None, or a batch norm in front, whose output's means are taken.
-
-    Returns:
-        (B, C) in float32; nan where there is no position.
-    """
-    x, channels_last = _dense(x)
-    if x.numel() == 0:
-        return torch.full(x.shape[:2], math.nan)
-    channels, hidden = x.shape[1], weight1.shape[0]
-    layers = [_typed(values, x.dtype) for values in (weight1, bias1, weight2, bias2)]
-    for values, count in zip(layers, (hidden * channels, hidden, channels * hidden, channels), strict=True):
-        if values is not None:
-            _check_count("a tensor of the layers", values, count)
-    gate = torch.empty(x.shape[:2], dtype=torch.float32)
-    front, _norm_kept = _norm(norm, channels)
-    _call(
-        "sgenet_squeeze_excite",
-        x.data_ptr(), gate.data_ptr(), *map(_address, layers), hidden, *front, *_map(x, channels_last),
-    )  # fmt: skip
-    return gate
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,9 +285,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two float32 tensors of C values; nan where there is no position.
     """
-    x, channels_last = _dense(x)
     mean, variance = (torch.full(x.shape[1:2], math.nan, dtype=torch.float32) for _ in range(2))
-    _call("sgenet_moments", x.data_ptr(), mean.data_ptr(), variance.data_ptr(), *_map(x, channels_last))
+    threads = get_num_threads()
+    if x.numel() > 0 and not _done("moments", x, mean, variance, threads):
+        _do("moments", _dense(x), mean, variance, threads)
     return mean, variance
 
 
@@ -353,53 +309,80 @@ def norm_backward(
     Returns:
         The gradients of x, of the factor and of the summand; the last two in float32.
     """
-    x, channels_last = _dense(x)
-    upstream = _like(grad, x, channels_last)
-    inverse, factor = (variance + eps).rsqrt(), None if weight is None else _floats(weight)
+    inverse = (variance + eps).rsqrt()
     dweight, dbias = (torch.empty(x.shape[1], dtype=torch.float32) for _ in range(2))
-    _call(
-        "sgenet_norm_backward",
-        upstream.data_ptr(), x.data_ptr(), mean.data_ptr(), inverse.data_ptr(), _address(factor), upstream.data_ptr(),
-        dweight.data_ptr(), dbias.data_ptr(), kept, *_map(x, channels_last),
-    )  # fmt: skip
-    return upstream, dweight, dbias
+    threads = get_num_threads()
+    if _done("norm_backward", x, grad, mean, inverse, weight, kept, grad, dweight, dbias, threads):
+        return grad, dweight, dbias
+    x = _dense(x)
+    grad = _like(grad, x)
+    if x.numel() == 0:
+        return grad, dweight.zero_(), dbias.zero_()
+    factor = None if weight is None else _values("weight", weight, x.shape[1], _FLOAT32)
+    _do("norm_backward", x, grad, mean, inverse, factor, kept, grad, dweight, dbias, threads)
+    return grad, dweight, dbias
 
 
-def _dense(x: Tensor) -> tuple[Tensor, bool]:
-    """`x` in one of the two layouts, and whether it is channels_last."""
-    _, channels, height, width = x.shape
-    if x.stride() == (channels * height * width, 1, width * channels, channels):  # asking torch takes longer
-        return x, True
-    if x.is_contiguous():
-        return x, False
-    if x.is_contiguous(memory_format=torch.channels_last):  # axes of one element may have any stride
-        return x, True
-    return x.contiguous(), False
+# The kernels say what they cannot read as it is; only then is it asked here what that may be, and copied. Asking
+# beforehand would take longer than a small map: in caches that have just been streamed through, each question to a
+# tensor is a wait for memory.
 
 
-def _beside(residual: Tensor | None, x: Tensor, channels_last: bool) -> Tensor | None:
-    """The residual in the dtype and layout of `x`; a copy where it shares but a part of its memory."""
-    if residual is None:
-        return None
-    residual = _like(residual, x, channels_last)
-    distance = abs(residual.data_ptr() - x.data_ptr())
-    return residual.clone() if 0 < distance < x.numel() * (2 if x.dtype is _BFLOAT16 else 4) else residual
+def _done(name: str, *arguments: object) -> bool:
+    """Whether a kernel could do it with these arguments.
+
+    Raises:
+        MemoryError: If there is none left for the sums that it forms.
+    """
+    status = function(name)(*arguments)
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError(f"no scratch memory for the kernel {name}")
+    return status != _UNFIT
 
 
-def _like(other: Tensor, x: Tensor, channels_last: bool) -> Tensor:
+def _do(name: str, *arguments: object) -> None:
+    if not _done(name, *arguments):
+        raise ConfigError(
+            f"the kernel {name} cannot read what it was given; SGENET_BACKEND=reference computes the same without it"
+        )
+
+
+def _dense(x: Tensor) -> Tensor:
+    """`x` in one of the two layouts."""
+    is_dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return x if is_dense else x.contiguous()
+
+
+def _like(other: Tensor, x: Tensor) -> Tensor:
     """`other` in the dtype and layout of `x`."""
     if other.shape != x.shape:
         raise ConfigError(
             f"a map has the shape {tuple(other.shape)} beside one of {tuple(x.shape)}; give both the same"
         )
-    if other.dtype is x.dtype and other.stride() == x.stride():
-        return other
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return other.to(x.dtype).contiguous(memory_format=layout)
+    return other if other.dtype is x.dtype and other.stride() == x.stride() else torch.empty_like(x).copy_(other)
 
 
-def _floats(values: Tensor) -> Tensor:
-    return values.detach().float().contiguous()
+def _beside(residual: Tensor, x: Tensor) -> Tensor:
+    """The residual in the dtype and layout of `x`; a copy where it shares but a part of its memory."""
+    residual = _like(residual, x)
+    distance = abs(residual.data_ptr() - x.data_ptr())
+    return residual.clone() if 0 < distance < x.numel() * x.element_size() else residual
+
+
+def _values(name: str, values: Tensor, count: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Values without gaps in `dtype`, or in one that the kernels read."""
+    if values.numel() != count:
+        raise ConfigError(f"{name} holds {values.numel()} values; give {count}")
+    if dtype is None:
+        dtype = values.dtype if values.dtype in _ELEMENTS else _FLOAT32
+    return values.detach().to(dtype).contiguous()
+
+
+def _plain_norm(norm: Norm | None, x: Tensor) -> tuple[object, ...]:
+    if norm is None:
+        return NO_NORM
+    parts = (None if v is None else _values("a tensor of the norm", v, x.shape[1]) for v in norm[:4])
+    return (*parts, norm[4])
 
 
 def _as(dtype: torch.dtype, values: Tensor) -> Tensor:
@@ -407,78 +390,29 @@ def _as(dtype: torch.dtype, values: Tensor) -> Tensor:
     return values if dtype is _FLOAT32 else values.to(dtype)
 
 
-def _typed(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Values in `dtype` without gaps: themselves, where they are."""
-    if values is None or (values.dtype is dtype and values.is_contiguous()):
-        return values
-    return values.detach().to(dtype).contiguous()
-
-
-def _readable(values: Tensor) -> Tensor:
-    """What the kernels can read in place, or a copy that they can."""
-    dtype = values.dtype
-    in_place = (dtype is _FLOAT32 or dtype is _BFLOAT16) and values.is_contiguous()
-    return values if in_place else _floats(values)
-
-
-# The parts of records, and what must live until the kernel has run because they point to it.
-
-
-def _check_count(name: str, values: Tensor, count: int) -> None:
-    """The kernels read so many, whatever there is."""
-    if values.numel() != count:
-        raise ConfigError(f"{name} holds {values.numel()} values; give {count}")
-
-
-def _gate(
-    weight: Tensor, bias: Tensor, groups: int, eps: float, scale: float, channels: int
-) -> tuple[tuple[int, int, int, int, float, float], tuple[Tensor, Tensor]]:
-    check_groups(channels, groups)
-    _check_count("weight", weight, groups)
-    _check_count("bias", bias, groups)
-    weight, bias = _readable(weight), _readable(bias)
-    narrow = (weight.dtype is _BFLOAT16) | (bias.dtype is _BFLOAT16) << 1
-    return (weight.data_ptr(), bias.data_ptr(), narrow, groups, eps, scale), (weight, bias)
-
-
-def _norm(norm: Norm | None, channels: int) -> tuple[tuple[float, ...], list[Tensor]]:
-    if norm is None:
-        return _NO_NORM, []
-    places, kept, narrow = [], [], 0
-    for bit, values in enumerate(norm[:4]):
-        if values is None:
-            places.append(0)
-        else:
-            _check_count("a tensor of the norm", values, channels)
-            values = _readable(values)
-            kept.append(values)
-            places.append(values.data_ptr())
-            narrow |= (values.dtype is _BFLOAT16) << bit
-    return (*places, norm[4], narrow), kept
-
-
-def _map(x: Tensor, channels_last: bool) -> tuple[int, int, int, bool, bool, int]:
-    batch, channels, height, width = x.shape
-    return batch, channels, height * width, channels_last, x.dtype is _BFLOAT16, get_num_threads()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _call(name: str, *record: float) -> None:
-    pack, run = _function(name)
-    if run(pack(*record)) == _OUT_OF_MEMORY:
-        raise MemoryError("no scratch memory for Spatial Group-wise Enhance")
-
-
 @functools.cache
-def _function(name: str) -> tuple[Callable[..., bytes], Callable[[bytes], int]]:
-    """What packs a function's record, and the function."""
-    return _RECORDS[name].pack, getattr(_library(), name)
+def function(name: str, watchers: tuple[object, ...] | None = None) -> Callable[..., int]:
+    """A kernel as a function of tensors, without any of this module between; its answer is 0 when it is done.
+
+    It takes tensors as they are, and refuses (it answers 2, and has done nothing) what it cannot read: maps that are
+    empty, not dense, or not of the same shape, layout and dtype, values that are not dense, and other dtypes than
+    float32 and bfloat16. Then the functions of this module do it, or say what is wrong.
+
+    Args:
+        name: One of the functions in `cpu/dispatch.cpp`, which takes their arguments apart.
+        watchers: None, or what `cpu/watchers.h` asks first; unless they are idle, the function refuses.
+
+    Returns:
+        The function.
+
+    Raises:
+        ConfigError: If there is no library.
+    """
+    found: Callable[..., int] = _library().sgenet_function(name.encode(), watchers)
+    return found
 
 
-def _library() -> ctypes.CDLL:
+def _library() -> ctypes.PyDLL:
     library, reason = _loaded()
     if library is None:
         raise ConfigError(f"the CPU kernels cannot run: {reason}")
@@ -486,7 +420,7 @@ def _library() -> ctypes.CDLL:
 
 
 @functools.cache
-def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
+def _loaded() -> tuple[ctypes.PyDLL | None, str | None]:
     """The library, or why there is none."""
     if not _PATH.exists():
         return None, f"{LIBRARY} is not built: no C++ compiler could build it when sgenet was installed"
@@ -503,14 +437,23 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
     return library, None
 
 
-def _open(path: Path) -> ctypes.CDLL:
+def _open(path: Path) -> ctypes.PyDLL:
     """Load a library and declare its functions."""
     _publish_threads()
-    library = ctypes.CDLL(str(path))
-    for name in _RECORDS:
-        getattr(library, name).argtypes = [ctypes.c_char_p]
+    library = ctypes.PyDLL(str(path))
     library.sgenet_used.restype = ctypes.c_char_p
+    library.sgenet_function.argtypes = [ctypes.c_char_p, ctypes.py_object]
+    library.sgenet_function.restype = ctypes.py_object
+    library.sgenet_read_by.argtypes = [ctypes.py_object, ctypes.py_object]
+    library.sgenet_read_by(getattr(Tensor, "__dlpack_c_exchange_api__", None), _described)
     return library
+
+
+def _described(tensor: Tensor) -> bytes:
+    """A tensor as the kernels read it, where torch has no table of DLPack's functions."""
+    element = _ELEMENTS.get(tensor.dtype, -1) if tensor.is_cpu else -1
+    padding = [0] * (_MOST_AXES - tensor.dim())
+    return _TENSOR.pack(tensor.data_ptr(), element, tensor.dim(), *tensor.shape, *padding, *tensor.stride(), *padding)
 
 
 def _publish_threads() -> None:

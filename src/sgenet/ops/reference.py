@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "NO_NORM",
     "Norm",
     "backward",
     "channel_means",
@@ -47,6 +48,10 @@ class Norm(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     eps: float
+
+
+NO_NORM = (None, None, None, None, 0.0)
+"""The five parts of a norm that is not there, as operators take them."""
 
 
 def forward(

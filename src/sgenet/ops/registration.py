@@ -2,41 +2,30 @@
 
 Every operator that has gradients comes as three: NAME, which users call, and what a compiled training step consists of:
 NAME_forward, which also returns what the backward pass needs, and NAME_backward.
-
-Torch's dispatcher stands between a call and what computes it: it is where gradients, compilers, profilers and other
-kinds of tensors come in. For an operator in Python it takes a tenth of a millisecond where the caches have just been
-streamed through, which is as long as the kernel itself takes for a small map. Where none of those is at work, it would
-do nothing, and `operator` goes past it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, is_grad_enabled, nn
-from torch._C import (
-    _are_functorch_transforms_active,
-    _is_tracing,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
-from torch._C._autograd import _profiler_enabled
-from torch.autograd import forward_ad
+from torch import Tensor, is_grad_enabled
+from torch._C import _is_tracing
 from torch.compiler import is_compiling, is_exporting
 
 from sgenet.errors import ConfigError
 from sgenet.ops.backends import backend_for
 from sgenet.ops.reference import Norm
+from sgenet.ops.watchers import is_unwatched, more_than_gradients
 
 __all__ = [
     "NORM",
     "differentiable",
-    "is_unwatched",
     "kept_format",
     "norm_of",
+    "note_overwritten",
     "operator",
     "or_empty",
     "plain_forms",
@@ -53,7 +42,6 @@ NORM = (
 
 _plain_forms: dict[str, Callable[..., Any]] = {}
 _library = torch.library.Library("sgenet", "DEF")  # type: ignore[no-untyped-call]  # lives as its operators do
-_PLAIN_TYPES = frozenset({Tensor, nn.Parameter, int, float, bool, type(None)})  # all others have rules of their own
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
 
 
@@ -123,7 +111,7 @@ def traced_plainly(x: Tensor, *, compilers_fuse: bool = False) -> bool:
         by_kernel = not compilers_fuse and not _is_exported()
         return not by_kernel or backend_for(x.device.type, x.dtype, x.dim()) == "reference"
     # torch.onnx exports by torch.export, and its older way by torch.jit.
-    return _more_than_gradients() or _is_tracing()
+    return more_than_gradients() or _is_tracing()
 
 
 def _is_exported() -> bool:
@@ -141,10 +129,6 @@ def _is_exported() -> bool:
 
 
 _is_exported._dynamo_marked_constant = True  # type: ignore[attr-defined]  # see `backend_for`
-
-
-def _more_than_gradients() -> bool:
-    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def norm_of(
@@ -225,22 +209,6 @@ def _directly(overload: Callable[..., Any], compute: Callable[..., Any], residua
     return call
 
 
-def is_unwatched(args: Iterable[Any]) -> bool:
-    """Whether an operator may be computed where it is called, because the dispatcher would do nothing else.
-
-    Args:
-        args: The operator's arguments.
-
-    Returns:
-        False while gradients are recorded, where someone wants to know of every operator (a compiler, a mode, a
-        profiler), and for tensors with rules of their own.
-    """
-    if is_compiling() or is_grad_enabled():
-        return False
-    watched = _len_torch_dispatch_stack() or _len_torch_function_stack() or _profiler_enabled()
-    return not watched and _PLAIN_TYPES.issuperset(map(type, args))
-
-
 def _wants_gradient(args: Sequence[Any]) -> bool:
     return is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
@@ -251,7 +219,7 @@ def _with_gradient(
     compute = _overload(name)
 
     def differentiate(*args: Any) -> Any:  # noqa: ANN401  # the operator's arguments
-        if plain is not None and _more_than_gradients():
+        if plain is not None and more_than_gradients():
             return plain(*args)
         if _wants_gradient(args):
             return gradient.apply(*args)
@@ -276,13 +244,16 @@ def _without_gradient(name: str) -> Callable[..., Any]:
     return overwrite
 
 
-def _counted(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Torch's own operators note at a step of their own that a tensor was written to; one in Python costs too much."""
+def note_overwritten(x: Tensor) -> None:
+    """Count that `x` was written to: gradients ask for it. Torch's own operators do it at a step of their own."""
+    if not x.is_inference():  # those are never saved for a gradient, and count nothing
+        torch.autograd.graph.increment_version(x)
 
+
+def _counted(compute: Callable[..., Any]) -> Callable[..., Any]:
     def overwrite(x: Tensor, *args: Any) -> None:  # noqa: ANN401
         compute(x, *args)
-        if not x.is_inference():  # those are never saved for a gradient, and count nothing
-            torch.autograd.graph.increment_version(x)
+        note_overwritten(x)
 
     return overwrite
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
+from torch.compiler import is_dynamo_compiling
 
 from sgenet.errors import ConfigError
 from sgenet.ops import reference
-from sgenet.ops.backends import kernels_for
+from sgenet.ops.backends import at_once, kernels_for, may_go_at_once
 from sgenet.ops.checks import check_device, check_norm, check_overwritten, check_residual
-from sgenet.ops.reference import Norm
+from sgenet.ops.reference import NO_NORM, Norm
 from sgenet.ops.registration import (
     NORM,
     differentiable,
     kept_format,
     norm_of,
+    note_overwritten,
     operator,
     or_empty,
     promoted,
@@ -53,11 +55,15 @@ def scale_channels(x: Tensor, gate: Tensor, residual: Tensor | None = None, relu
         <BLANKLINE>
                  [[0., 0.]]]])
     """
+    if may_go_at_once(x):
+        y = torch.empty_like(x)
+        if not at_once.scale_forward(x, gate, residual, relu, *NO_NORM, y, get_num_threads()):
+            return y
     _check(x, gate, residual)
     if traced_plainly(x, compilers_fuse=True):
         return _plain(x, gate, residual, relu)
-    y: Tensor = _SCALE(x, gate, residual, relu)
-    return y
+    scaled: Tensor = _SCALE(x, gate, residual, relu)
+    return scaled
 
 
 def scale_channels_(
@@ -89,6 +95,11 @@ def scale_channels_(
         >>> x.flatten()
         tensor([2., 3.])
     """
+    if not is_dynamo_compiling() and not at_once.scale_forward(
+        x, gate, residual, relu, *(norm or NO_NORM), x, get_num_threads()
+    ):
+        note_overwritten(x)
+        return x
     _check(x, gate, residual)
     check_overwritten(x, residual)
     check_norm(x, *(norm or ())[:4])

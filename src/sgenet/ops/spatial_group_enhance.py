@@ -13,17 +13,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
+from torch.compiler import is_dynamo_compiling
 
 from sgenet.ops import reference
-from sgenet.ops.backends import kernels_for
+from sgenet.ops.backends import at_once, kernels_for, may_go_at_once
 from sgenet.ops.checks import check_input, check_norm, check_overwritten
-from sgenet.ops.reference import Norm
+from sgenet.ops.reference import NO_NORM, Norm
 from sgenet.ops.registration import (
     NORM,
     differentiable,
     kept_format,
     norm_of,
+    note_overwritten,
     operator,
     or_empty,
     promoted,
@@ -91,11 +93,17 @@ def spatial_group_enhance(
                  [2.0000, 2.5000],
                  [3.0000, 3.5000]]])
     """
+    if normalize and may_go_at_once(x):
+        y = torch.empty_like(x)
+        if not at_once.enhance_forward(
+            x, groups, weight, bias, eps, scale, residual, relu, *NO_NORM, y, None, None, get_num_threads()
+        ):
+            return y
     check_input(x, weight, bias, groups, eps, residual)
     if not normalize or traced_plainly(x):
         return _plain(x, weight, bias, groups, eps, scale, residual, relu, normalize=normalize)
-    y: Tensor = _ENHANCE(x, weight, bias, groups, eps, scale, residual, relu)
-    return y
+    enhanced: Tensor = _ENHANCE(x, weight, bias, groups, eps, scale, residual, relu)
+    return enhanced
 
 
 def spatial_group_enhance_(
@@ -136,6 +144,11 @@ def spatial_group_enhance_(
         >>> x.flatten()
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
+    if not is_dynamo_compiling() and not at_once.enhance_forward(
+        x, groups, weight, bias, eps, scale, residual, relu, *(norm or NO_NORM), x, None, None, get_num_threads()
+    ):
+        note_overwritten(x)
+        return x
     check_input(x, weight, bias, groups, eps, residual)
     check_overwritten(x, residual)
     check_norm(x, *(norm or ())[:4])

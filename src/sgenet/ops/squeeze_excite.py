@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 from torch.nn import functional as F
 
 from sgenet.errors import ConfigError
-from sgenet.ops.backends import backend_module, kernels_for
+from sgenet.ops.backends import at_once, may_go_at_once
 from sgenet.ops.channel_means import channel_means
 from sgenet.ops.checks import check_device
-from sgenet.ops.reference import Norm
-from sgenet.ops.registration import is_unwatched, traced_plainly
+from sgenet.ops.reference import NO_NORM, Norm
 
 __all__ = ["squeeze_excite_gate"]
 
@@ -46,13 +45,12 @@ def squeeze_excite_gate(
         >>> squeeze_excite_gate(x, weight, None, weight.t().contiguous() * 0, None)
         tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
-    _check(x, weight1, bias1, weight2, bias2)
-    layers = (weight1, bias1, weight2, bias2)
-    if not traced_plainly(x, compilers_fuse=True) and is_unwatched((x, *layers, *(norm or ()))):
-        kernels = kernels_for(x)
-        if kernels is backend_module("cpu") and weight1.dtype is x.dtype:
-            gate: Tensor = kernels.squeeze_excite_gate(x, *layers, norm)
+    if may_go_at_once(x):
+        gate = x.new_empty(x.shape[:2], dtype=torch.float32)
+        layers = (weight1, bias1, weight2, bias2)
+        if not at_once.squeeze_excite(x, *layers, *(norm or NO_NORM), gate, get_num_threads()):
             return gate
+    _check(x, weight1, bias1, weight2, bias2)
     hidden = F.relu(F.linear(channel_means(x, norm), weight1, bias1))
     return torch.sigmoid(F.linear(hidden, weight2, bias2))
 

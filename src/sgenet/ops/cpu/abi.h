@@ -1,5 +1,5 @@
-// What the kernels are called with, and the table of them that each instruction set fills in. records.h has what Python
-// hands over.
+// What the kernels are called with, and the table of them that each instruction set fills in. arguments.h takes
+// apart what Python hands over.
 //
 // Every function returns a Status. Maps are dense: contiguous (NCHW) or, where channels_last is set, NHWC; `positions`
 // is H * W. Arrays of one value a channel, a group or a sample are float, in natural order.
@@ -11,7 +11,12 @@ namespace sgenet {
 
 using Index = std::int64_t;
 
-enum Status : int { kDone = 0, kOutOfMemory = 1, kNotHere = 2 };  // the last: a narrower vector can do it
+enum Status : int {
+  kDone = 0,
+  kOutOfMemory = 1,
+  kUnfit = 2,    // an argument is not as the kernels read it
+  kNotHere = 3,  // a narrower vector can do it
+};
 
 enum class Element : int { kFloat32 = 0, kBfloat16 = 1 };
 

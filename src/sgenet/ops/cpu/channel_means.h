@@ -10,7 +10,7 @@ namespace SGENET_ISA {
 
 template <class T, int W>
 struct MeansPass {
-  static constexpr bool kReadsAgain = false;
+  static constexpr Index maps_held() { return 0; }  // each place is read once
 
   // What one thread keeps for a sample.
   struct Area {

@@ -147,15 +147,21 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   const Parameters& of;
   bool streams;
 
-  static constexpr bool kReadsAgain = true;
   static constexpr Index kNearBytes = Index{1} << 20;  // room for the next sample in the nearer cache, and in the last
   static constexpr Index kRoomBytes = Index{4} << 20;
 
   Index positions() const { return call.shape.positions; }
 
-  void sum_columns(const T* x, Range rows, Area& own) const {
-    own.columns.form(rows, Direction::kUp,
-                     [&](Range some, float* sums) { Order::add_columns(x, some, of.channels, sums); });
+  // How many maps of a sample should lie in a cache at once: x, and the residual that is asked for early.
+  Index maps_held() const { return call.residual != nullptr ? 2 : 1; }
+
+  // Memory has time in this pass and the next, where x is in a cache: the residual is asked for. It is asked for twice,
+  // because a processor drops requests when it has too many.
+  void sum_columns(const T* x, const T* residual, Range rows, Area& own) const {
+    own.columns.form(rows, Direction::kUp, [&](Range some, float* sums) {
+      residual != nullptr ? Order::template add_columns<true>(x, some, of.channels, sums, residual)
+                          : Order::add_columns(x, some, of.channels, sums);
+    });
   }
 
   // g of the sample from the sums of all parts.
@@ -213,9 +219,9 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
 
   // What may be asked for while the similarities are found: the residual or, where there is none, the next sample, but
   // only where the nearer cache holds it beside this one. A larger one drives this one out, which is needed once more.
-  const T* early_of(Index sample, bool more) const {
+  const T* early_of(Index sample, const T* residual, bool more) const {
     const Index size = positions() * of.channels;
-    if (call.residual != nullptr) return static_cast<const T*>(call.residual) + sample * size;
+    if (residual != nullptr) return residual;
     if (!more || size * Index(sizeof(T)) > kNearBytes) return nullptr;
     return static_cast<const T*>(call.x) + (sample + 1) * size;
   }
@@ -296,17 +302,18 @@ struct ChannelsLastForward : ChannelsLast<T, W, K, WithAffine> {
   void run_sample(Index sample, Team team, Area* parts, bool more) const {
     const Index size = positions() * of.channels, start = sample * size;
     const T* x = static_cast<const T*>(call.x) + start;
+    const T* residual = call.residual == nullptr ? nullptr : static_cast<const T*>(call.residual) + start;
     const Range rows = team.share(positions());
-    sum_columns(x, rows, parts[team.rank]);
+    sum_columns(x, residual, rows, parts[team.rank]);
     team.barrier();
     find_semantic(sample, team, parts);
-    const T* early = early_of(sample, more);
+    const T* early = early_of(sample, residual, more);
     early != nullptr ? find_similarity<true>(x, early, rows, parts[team.rank])
                      : find_similarity<false>(x, x, rows, parts[team.rank]);
     team.barrier();
     find_statistics(sample, team, parts);
     const Area& own = parts[team.rank];
-    if (call.residual != nullptr) {
+    if (residual != nullptr) {
       streams ? enhance<true, true>(sample, rows, own, more) : enhance<true, false>(sample, rows, own, more);
     } else {
       streams ? enhance<false, true>(sample, rows, own, more) : enhance<false, false>(sample, rows, own, more);
@@ -325,7 +332,8 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
   using typename Base::Parameters;
   using typename Base::V;
 
-  static constexpr bool kReadsAgain = true;
+  static constexpr Index maps_held() { return 1; }
+
   // Room for the next sample. With bfloat16 the sums take longer than memory: of a large sample nothing is to be gained.
   static constexpr Index kRoomBytes = Index{P::kVectors == 2 ? 1 : 4} << 20;
 
@@ -651,20 +659,20 @@ struct ChannelsLastBackward : ChannelsLast<T, W, K, WithAffine> {
 
 // ------------------------------------------------------------------------------------------------------- who does what
 
-// Whether each thread's share of a sample overflows the cache that it has for itself. Then the last cache, which all
-// share, should hold one sample and not one for each thread.
-inline bool overflows(const Shape& shape, Team team) {
+// Whether each thread's share of the maps that a pass holds overflows the cache that it has for itself. Then the last
+// cache, which all share, should hold one sample and not one for each thread.
+inline bool overflows(const Shape& shape, Index maps, Team team) {
   constexpr Index kOwnBytes = Index{1} << 20;
-  return shape.bytes_of_sample() >= kOwnBytes * team.size;
+  return maps * shape.bytes_of_sample() >= kOwnBytes * team.size;
 }
 
-// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample. Where a
-// pass reads a sample again, and samples are so large that they overflow, all are taken together. A pass is told whether
-// its thread goes on with the sample behind.
+// Whole samples for each thread as far as they go round, and the rest by all threads together, sample by sample. Where
+// samples are so large that they overflow, all are taken together. A pass is told whether its thread goes on with the
+// sample behind.
 template <class Pass, class Area>
 void run_samples(const Pass& pass, Team team, Area* areas) {
   const Shape& shape = pass.call.shape;
-  const Index alone = Pass::kReadsAgain && overflows(shape, team) ? 0 : shape.batch / team.size * team.size;
+  const Index alone = overflows(shape, pass.maps_held(), team) ? 0 : shape.batch / team.size * team.size;
   const Range mine = team.share(alone);
   for (Index sample = mine.first; sample < mine.last; ++sample) {
     pass.run_sample(sample, Team{0, 1}, areas + team.rank, sample + 1 < mine.last);

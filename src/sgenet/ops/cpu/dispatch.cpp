@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "records.h"
+#include "arguments.h"
 #include "threads.h"
 
 #define SGENET_EXPORT extern "C" __attribute__((visibility("default")))
@@ -66,23 +66,14 @@ Status run(Status (*Kernels::* function)(const Call&), const Call& call) {
   }
 }
 
-Shape shape_of(const MapRecord& map) {
-  return {map.batch,
-          map.channels,
-          map.positions,
-          map.channels_last != 0,
-          map.bfloat16 ? Element::kBfloat16 : Element::kFloat32,
-          int(map.threads)};
-}
-
-// `count` values of either element type as floats: themselves, or in `room`; `value` throughout where there are none.
-const float* floats_of(const void* values, bool bfloat16, Index first, Index count, float value, float* room) {
-  if (values == nullptr) {
+// `count` of the values as floats: themselves, or in `room`; `value` throughout where there are none.
+const float* floats_of(Values values, Index first, Index count, float value, float* room) {
+  if (values.data == nullptr) {
     for (Index i = 0; i < count; ++i) room[i] = value;
     return room;
   }
-  if (!bfloat16) return static_cast<const float*>(values) + first;
-  const auto* narrow = static_cast<const std::uint16_t*>(values) + first;
+  if (!values.bfloat16) return static_cast<const float*>(values.data) + first;
+  const auto* narrow = static_cast<const std::uint16_t*>(values.data) + first;
   for (Index i = 0; i < count; ++i) {
     const std::uint32_t bits = std::uint32_t{narrow[i]} << 16;
     std::memcpy(room + i, &bits, sizeof bits);
@@ -90,13 +81,13 @@ const float* floats_of(const void* values, bool bfloat16, Index first, Index cou
   return room;
 }
 
-// What a call needs of the norm and the gate, as floats; `room` is kept by the calling thread from call to call.
+// What a call needs of what is given, as floats; `room` is kept by the calling thread from call to call.
 class Prepared {
  public:
   // False without memory. `more` floats are left for the caller.
-  bool make_room(Index channels, Index groups, Index more = 0) {
+  bool make_room(Index channels, Index more = 0) {
     static thread_local Scratch scratch;
-    room_ = scratch.take(std::size_t(2 * channels + 2 * groups + more + 1));
+    room_ = scratch.take(std::size_t(2 * channels + more + 1));
     return room_ != nullptr;
   }
 
@@ -106,19 +97,20 @@ class Prepared {
     return taken;
   }
 
+  const float* floats(Values values, Index count) { return floats_of(values, 0, count, 0.0f, take(count)); }
+
   // weight / sqrt(variance + eps), and bias - mean times that.
-  Affine affine_of(const NormRecord& norm, Index channels) {
-    if (norm.mean == nullptr) return {nullptr, nullptr};
+  Affine affine_of(const Norm& norm, Index channels) {
+    if (norm.mean.data == nullptr) return {nullptr, nullptr};
     float *factor = take(channels), *shift = take(channels);
     constexpr Index kBlock = 64;  // converted at a time, on the stack
     float room[4][kBlock];
     for (Index first = 0; first < channels; first += kBlock) {
       const Index count = channels - first < kBlock ? channels - first : kBlock;
-      const auto part = [&](int which, const void* values, float value) {
-        return floats_of(values, norm.bfloat16 >> which & 1, first, count, value, room[which]);
-      };
-      const float *means = part(0, norm.mean, 0.0f), *variances = part(1, norm.variance, 1.0f);
-      const float *weights = part(2, norm.weight, 1.0f), *biases = part(3, norm.bias, 0.0f);
+      const float* means = floats_of(norm.mean, first, count, 0.0f, room[0]);
+      const float* variances = floats_of(norm.variance, first, count, 1.0f, room[1]);
+      const float* weights = floats_of(norm.weight, first, count, 1.0f, room[2]);
+      const float* biases = floats_of(norm.bias, first, count, 0.0f, room[3]);
       for (Index i = 0; i < count; ++i) {
         factor[first + i] = weights[i] / __builtin_sqrtf(variances[i] + float(norm.eps));
         shift[first + i] = biases[i] - means[i] * factor[first + i];
@@ -127,18 +119,179 @@ class Prepared {
     return {factor, shift};
   }
 
-  const float* weight_of(const GateRecord& gate) { return values_of(gate, gate.weight, 0); }
-  const float* bias_of(const GateRecord& gate) { return values_of(gate, gate.bias, 1); }
-
  private:
-  const float* values_of(const GateRecord& gate, const void* values, int bit) {
-    return floats_of(values, gate.bfloat16 >> bit & 1, 0, gate.groups, 0.0f, take(gate.groups));
-  }
-
   float* room_ = nullptr;
 };
 
+// The status of a call for Python: of compute(), where all arguments fit.
+template <class Compute>
+PyObject* answer(const Arguments& arguments, Compute compute) {
+  return PyLong_FromLong(arguments.fit() ? without_lock(compute) : kUnfit);
+}
+
+// What each function takes, in this order, stands where it reads it: `x`, say, before what is as long as its channels.
+
+struct Gate {
+  Index groups;
+  Values weight, bias;
+  double eps, scale;
+
+  explicit Gate(Arguments& next)
+      : groups(next.groups()), weight(next.values(groups)), bias(next.values(groups)), eps(next.positive()),
+        scale(next.number()) {}
+};
+
+PyObject* enhance_forward(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 17);
+  const void* x = next.first_map();
+  const Gate gate(next);
+  const void* residual = next.map_beside_or_none();
+  const bool relu = next.integer() != 0;
+  const Norm norm = next.norm();
+  void* y = next.map();
+  const Index batch = next.shape().batch, channels = next.shape().channels, groups = gate.groups;
+  float* semantic = next.floats_or_none(batch * channels);
+  float* statistics = next.floats_or_none(batch * groups * 2);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels, 2 * groups + batch * (channels + 2 * groups))) return kOutOfMemory;
+    const float *weight = prepared.floats(gate.weight, groups), *bias = prepared.floats(gate.bias, groups);
+    const Affine affine = prepared.affine_of(norm, channels);
+    float* g = semantic != nullptr ? semantic : prepared.take(batch * channels);
+    float* found = statistics != nullptr ? statistics : prepared.take(batch * groups * 2);
+    return run<EnhanceForward>(&Kernels::enhance_forward, {shape, groups, float(gate.eps), float(gate.scale), relu, x,
+                                                           residual, y, weight, bias, affine, g, found});
+  });
+}
+
+PyObject* enhance_backward(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 20);
+  const void* x = next.first_map();
+  const Gate gate(next);
+  const void *gradient = next.map(), *y = next.map_or_none();
+  const Norm norm = next.norm();
+  const Index channels = next.shape().channels, batch = next.shape().batch, groups = gate.groups;
+  const float *semantic = next.floats(batch * channels), *statistics = next.floats(batch * groups * 2);
+  void *dx = next.map(), *dresidual = next.map_or_none();
+  float *dweight = next.floats(groups), *dbias = next.floats(groups);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels, 2 * groups)) return kOutOfMemory;
+    const float *weight = prepared.floats(gate.weight, groups), *bias = prepared.floats(gate.bias, groups);
+    const Affine affine = prepared.affine_of(norm, channels);
+    return run<EnhanceBackward>(&Kernels::enhance_backward,
+                                {shape, groups, float(gate.eps), float(gate.scale), gradient, x, y, weight, bias,
+                                 semantic, statistics, affine, dx, dresidual, dweight, dbias});
+  });
+}
+
+PyObject* scale_forward(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 11);
+  const void* x = next.first_map();
+  const Index channels = next.shape().channels, gates = next.shape().batch * channels;
+  const Values gate = next.by_channel();
+  const void* residual = next.map_beside_or_none();
+  const bool relu = next.integer() != 0;
+  const Norm norm = next.norm();
+  void* y = next.map();
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels, gates)) return kOutOfMemory;
+    const float* factors = prepared.floats(gate, gates);
+    const Affine affine = prepared.affine_of(norm, channels);
+    return run<ScaleForward>(&Kernels::scale_forward, {shape, relu, x, residual, y, factors, affine});
+  });
+}
+
+PyObject* scale_backward(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 13);
+  const void* x = next.first_map();
+  const Index channels = next.shape().channels, gates = next.shape().batch * channels;
+  const Values gate = next.by_channel();
+  const void *gradient = next.map(), *y = next.map_or_none();
+  const Norm norm = next.norm();
+  void *dx = next.map(), *dresidual = next.map_or_none();
+  float* dgate = next.floats(gates);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels, gates)) return kOutOfMemory;
+    const float* factors = prepared.floats(gate, gates);
+    const Affine affine = prepared.affine_of(norm, channels);
+    return run<ScaleBackward>(&Kernels::scale_backward,
+                              {shape, gradient, x, y, factors, affine, dx, dresidual, dgate});
+  });
+}
+
+PyObject* channel_means(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 8);
+  const void* x = next.first_map();
+  const Index channels = next.shape().channels;
+  const Norm norm = next.norm();
+  float* means = next.floats(next.shape().batch * channels);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels)) return kOutOfMemory;
+    return run<Means>(&Kernels::channel_means, {shape, x, prepared.affine_of(norm, channels), means});
+  });
+}
+
+PyObject* squeeze_excite(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 12);
+  const void* x = next.first_map();
+  const Index channels = next.shape().channels, hidden = next.size_of_next();
+  const void *weight1 = next.weights(hidden, channels), *bias1 = next.biases_or_none(hidden);
+  const void *weight2 = next.weights(channels, hidden), *bias2 = next.biases_or_none(channels);
+  const Norm norm = next.norm();
+  float* gate = next.floats(next.shape().batch * channels);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    Prepared prepared;
+    if (!prepared.make_room(channels)) return kOutOfMemory;
+    return run<SqueezeExcite>(&Kernels::squeeze_excite, {shape, x, prepared.affine_of(norm, channels), hidden, weight1,
+                                                         bias1, weight2, bias2, gate});
+  });
+}
+
+PyObject* moments(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 4);
+  const void* x = next.first_map();
+  const Index channels = next.shape().channels;
+  float *mean = next.floats(channels), *variance = next.floats(channels);
+  const Shape shape = next.threads();
+  return answer(next, [&] { return run<Moments>(&Kernels::moments, {shape, x, mean, variance}); });
+}
+
+PyObject* norm_backward(PyObject* watchers, PyObject* const* given, PySize count) {
+  Arguments next(watchers, given, count, 10);
+  const void *x = next.first_map(), *gradient = next.map();
+  const Index channels = next.shape().channels;
+  const float *mean = next.floats(channels), *inverse = next.floats(channels);
+  const float* weight = next.floats_or_none(channels);
+  const bool kept = next.integer() != 0;
+  void* dx = next.map();
+  float *dweight = next.floats(channels), *dbias = next.floats(channels);
+  const Shape shape = next.threads();
+  return answer(next, [&] {
+    return run<NormBackward>(&Kernels::norm_backward,
+                             {shape, gradient, x, mean, inverse, weight, dx, dweight, dbias, kept});
+  });
+}
+
+#define SGENET_FUNCTION(name) {#name, name, kFastCall, nullptr}
+PyMethodDef functions[] = {SGENET_FUNCTION(enhance_forward), SGENET_FUNCTION(enhance_backward),
+                           SGENET_FUNCTION(scale_forward),   SGENET_FUNCTION(scale_backward),
+                           SGENET_FUNCTION(channel_means),   SGENET_FUNCTION(squeeze_excite),
+                           SGENET_FUNCTION(moments),         SGENET_FUNCTION(norm_backward)};
+
 }  // namespace
+
+Reader reader;
+
 }  // namespace sgenet
 
 using namespace sgenet;
@@ -162,79 +315,23 @@ SGENET_EXPORT const char* sgenet_used() { return widest()->kernels->name; }
 // Whether a runtime for threads was found when the library was loaded.
 SGENET_EXPORT int sgenet_has_threads() { return GOMP_parallel != nullptr; }
 
-SGENET_EXPORT int sgenet_enhance_forward(const EnhanceForwardRecord* given) {
-  const Shape shape = shape_of(given->map);
-  const Index groups = given->gate.groups;
-  const Index unasked = given->semantic == nullptr ? shape.batch * (shape.channels + 2 * groups) : 0;
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, groups, unasked)) return kOutOfMemory;
-  float *semantic = given->semantic, *statistics = given->statistics;
-  if (semantic == nullptr) {
-    semantic = prepared.take(shape.batch * shape.channels);
-    statistics = prepared.take(shape.batch * 2 * groups);
+// How tensors are read: by DLPack's table, in a capsule of Python, or, where that is None, by a function in Python, which
+// returns a Tensor as bytes.
+SGENET_EXPORT void sgenet_read_by(PyObject* capsule, PyObject* in_python) {
+  constexpr std::uint32_t kMajor = 1;
+  const auto* table = static_cast<const DlpackTable*>(
+      capsule == none() ? nullptr : PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  if (table == nullptr) PyErr_Clear();
+  Py_IncRef(in_python);
+  reader = {table != nullptr && table->major == kMajor ? table->describe : nullptr, in_python};
+}
+
+// The function of that name, for Python to call; it returns a Status. It does nothing unless `watchers`, where that is
+// not None, are idle. Null where there is no such function.
+SGENET_EXPORT PyObject* sgenet_function(const char* name, PyObject* watchers) {
+  for (PyMethodDef& function : functions) {
+    if (std::strcmp(function.name, name) != 0) continue;
+    return PyCFunction_NewEx(&function, watchers == none() ? nullptr : watchers, nullptr);
   }
-  const float *weight = prepared.weight_of(given->gate), *bias = prepared.bias_of(given->gate);
-  return run<EnhanceForward>(&Kernels::enhance_forward,
-                             {shape, groups, float(given->gate.eps), float(given->gate.scale), given->relu != 0,
-                              given->x, given->residual, given->y, weight, bias,
-                              prepared.affine_of(given->norm, shape.channels), semantic, statistics});
-}
-
-SGENET_EXPORT int sgenet_enhance_backward(const EnhanceBackwardRecord* given) {
-  const Shape shape = shape_of(given->map);
-  const Index groups = given->gate.groups;
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, groups)) return kOutOfMemory;
-  const float *weight = prepared.weight_of(given->gate), *bias = prepared.bias_of(given->gate);
-  return run<EnhanceBackward>(&Kernels::enhance_backward,
-                              {shape, groups, float(given->gate.eps), float(given->gate.scale), given->gradient,
-                               given->x, given->y, weight, bias, given->semantic, given->statistics,
-                               prepared.affine_of(given->norm, shape.channels), given->dx, given->dresidual,
-                               given->dweight, given->dbias});
-}
-
-SGENET_EXPORT int sgenet_scale_forward(const ScaleForwardRecord* given) {
-  const Shape shape = shape_of(given->map);
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
-  return run<ScaleForward>(&Kernels::scale_forward,
-                           {shape, given->relu != 0, given->x, given->residual, given->y, given->gate,
-                            prepared.affine_of(given->norm, shape.channels)});
-}
-
-SGENET_EXPORT int sgenet_scale_backward(const ScaleBackwardRecord* given) {
-  const Shape shape = shape_of(given->map);
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
-  return run<ScaleBackward>(&Kernels::scale_backward,
-                            {shape, given->gradient, given->x, given->y, given->gate,
-                             prepared.affine_of(given->norm, shape.channels), given->dx, given->dresidual,
-                             given->dgate});
-}
-
-SGENET_EXPORT int sgenet_channel_means(const MeansRecord* given) {
-  const Shape shape = shape_of(given->map);
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
-  return run<Means>(&Kernels::channel_means,
-                    {shape, given->x, prepared.affine_of(given->norm, shape.channels), given->means});
-}
-
-SGENET_EXPORT int sgenet_squeeze_excite(const SqueezeExciteRecord* given) {
-  const Shape shape = shape_of(given->map);
-  Prepared prepared;
-  if (!prepared.make_room(shape.channels, 0)) return kOutOfMemory;
-  return run<SqueezeExcite>(&Kernels::squeeze_excite,
-                            {shape, given->x, prepared.affine_of(given->norm, shape.channels), given->hidden,
-                             given->weight1, given->bias1, given->weight2, given->bias2, given->gate});
-}
-
-SGENET_EXPORT int sgenet_moments(const MomentsRecord* given) {
-  return run<Moments>(&Kernels::moments, {shape_of(given->map), given->x, given->mean, given->variance});
-}
-
-SGENET_EXPORT int sgenet_norm_backward(const NormBackwardRecord* given) {
-  return run<NormBackward>(&Kernels::norm_backward,
-                           {shape_of(given->map), given->gradient, given->x, given->mean, given->inverse,
-                            given->weight, given->dx, given->dweight, given->dbias, given->kept != 0});
+  return nullptr;
 }

@@ -86,12 +86,17 @@ struct Rows {
   }
 
   // sums[c] += the sum of channel c over the rows, in memory's own order and not column by column: it is far slower to
-  // come back to every row for another part of it.
-  static void add_columns(const T* x, Range rows, Index channels, float* sums) {
+  // come back to every row for another part of it. With AsksEarly, what stands at the same place from `early` on is asked
+  // for.
+  template <bool AsksEarly = false>
+  static void add_columns(const T* x, Range rows, Index channels, float* sums, const T* early = nullptr) {
     constexpr int kTogether = 4;
     Index row = rows.first;
-    for (; row + kTogether <= rows.last; row += kTogether) add_rows<kTogether>(x + row * channels, channels, sums);
-    for (; row < rows.last; ++row) add_rows<1>(x + row * channels, channels, sums);
+    for (; row + kTogether <= rows.last; row += kTogether) {
+      const Index start = row * channels;
+      add_rows<kTogether, AsksEarly>(x + start, AsksEarly ? early + start : nullptr, channels, sums);
+    }
+    for (; row < rows.last; ++row) add_rows<1, false>(x + row * channels, nullptr, channels, sums);
   }
 
   // The pack at `place` of row r of `Count` rows from x on that are walked over side by side. The hardware's prefetcher
@@ -106,12 +111,13 @@ struct Rows {
   static constexpr Index kAhead = 8192 / Index(sizeof(T));
 
  private:
-  template <int Count>
-  static void add_rows(const T* x, Index channels, float* sums) {
+  template <int Count, bool AsksEarly>
+  static void add_rows(const T* x, const T* early, Index channels, float* sums) {
     for (Index place = 0; place < channels; place += P::kElements) {
       V sum[P::kVectors];
       for (int h = 0; h < P::kVectors; ++h) sum[h] = load<W>(sums + place + h * W);
       for (int r = 0; r < Count; ++r) {
+        if constexpr (AsksEarly) prefetch_early(early + r * channels + place);
         const P in = read_side_by_side<Count>(x, channels, place, r);
         for (int h = 0; h < P::kVectors; ++h) sum[h] += in.v[h];
       }

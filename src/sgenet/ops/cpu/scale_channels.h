@@ -84,7 +84,7 @@ struct ScaleBackwardPass {
   using V = Vector<W>;
   using Map = typename ChannelsFirst<T, W, WithAffine>::Map;
 
-  static constexpr bool kReadsAgain = false;
+  static constexpr Index maps_held() { return 0; }  // each place is read once
   static constexpr int kTogether = 4;  // rows for which a channel's sum is loaded and stored once
 
   struct Area {
