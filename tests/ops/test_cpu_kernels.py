@@ -660,6 +660,48 @@ def test_gradients_and_residuals_of_other_layouts_and_dtypes(isa):
     assert_close(ours.dx, expected.dx, TOLERANCE[torch.float32], "dx")
 
 
+def test_tensors_are_read_alike_with_and_without_dlpack(library):
+    table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if table is None:
+        pytest.skip("this torch has no table of DLPack's functions: all tests here read tensors without it")
+    kinds = itertools.product((torch.float32, torch.bfloat16), (NCHW, NHWC))
+    cases = [draw((2, 64, 7, 5), 16, dtype, layout, norm=True) for dtype, layout in kinds]
+    expected = [by_kernels(case, 16, add=True, relu=True) for case in cases]
+    library.sgenet_read_by(None, cpu_kernels._described)
+    try:
+        for case, values in zip(cases, expected, strict=True):
+            found = by_kernels(case, 16, add=True, relu=True)
+            assert all(torch.equal(getattr(found, name), value) for name, value in vars(values).items())
+    finally:
+        library.sgenet_read_by(table, cpu_kernels._described)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 64, 5),
+        torch.zeros(2, 64, 0, 5),
+        torch.zeros(2, 64, 4, 5, dtype=torch.float64),
+        torch.zeros(2, 64, 4, 10)[..., ::2],
+        torch.zeros(2, 64, 4, 5, device="meta"),
+        torch.zeros(2, 64, 4, 5).to_sparse(),
+        torch.zeros(2, 60, 4, 5),
+        torch.zeros((1,) * 9),
+        [[[[0.0]]]],
+        None,
+    ],
+    ids=["axes", "empty", "float64", "gaps", "meta", "sparse", "groups", "nine axes", "list", "none"],
+)
+def test_a_kernel_refuses_what_it_cannot_read(library, x):
+    kernel = library.sgenet_function(b"enhance_forward", None)
+    y, values = torch.zeros(2, 64, 4, 5), torch.zeros(16)
+    arguments = (x, 16, values, values, 1e-5, 1.0, None, False, *NO_NORM, y, None, None, 1)
+    assert kernel(*arguments) == 2
+    assert kernel(*arguments[:-1]) == 2
+    assert kernel(y, "16", *arguments[2:]) == 2
+    assert kernel(y, *arguments[1:]) == 0
+
+
 ONE_POOL = """
 import torch
 from pathlib import Path

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -559,6 +560,35 @@ def test_whoever_watches_operators_sees_them_without_gradients_too(backend, mode
             with torch.profiler.profile() as profile:
                 call(drawn((2, 8, 4, 5)))
             assert name.removesuffix(".default").replace(".", "::") in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_what_carries_more_than_values_is_not_lost_without_gradients(backend):
+    x, direction = drawn((2, 8, 4, 5)), drawn((2, 8, 4, 5), seed=1)
+    weight, bias = drawn((2,)), drawn((2,), seed=1)
+
+    def enhanced(one):
+        return ops.spatial_group_enhance_(one.clone(), weight, bias, 2)
+
+    with torch.no_grad():
+        expected = enhanced(x)
+        close(torch.func.vmap(lambda one: enhanced(one[None])[0])(x), expected, 1e-6)
+        traced = torch.jit.trace(enhanced, x)
+        other = x.flip(0)
+        close(traced(other), enhanced(other), 1e-6)
+        with forward_ad.dual_level():
+            _, tangent = forward_ad.unpack_dual(enhanced(forward_ad.make_dual(x, direction)))
+    close(tangent, torch.func.jvp(enhanced, (x,), (direction,))[1], 1e-6)
+
+
+def test_a_gate_or_a_layer_that_lies_across_is_refused_without_gradients_too(backend):
+    x, layer = drawn((2, 8, 4, 5)), torch.ones(4, 8)
+    with torch.no_grad():
+        for call in (ops.scale_channels, ops.scale_channels_):
+            with pytest.raises(ConfigError, match=r"\(8, 2\).*\(2, 8\)"):
+                call(x, torch.ones(8, 2))
+        with pytest.raises(ConfigError, match=r"weight2 has the shape \(4, 8\)"):
+            ops.squeeze_excite_gate(x, layer, None, layer, None)
 
 
 @pytest.mark.parametrize("which", ["x", "weight", "residual"])
