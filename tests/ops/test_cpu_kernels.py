@@ -702,6 +702,13 @@ def test_a_kernel_refuses_what_it_cannot_read(library, x):
     assert kernel(y, *arguments[1:]) == 0
 
 
+def test_there_is_no_kernel_of_another_name(library):
+    assert library.sgenet_function(b"enhance", None) is None
+    if cpu_kernels.availability() is None:
+        with pytest.raises(AttributeError, match="enhance"):
+            cpu_kernels.function("enhance")
+
+
 ONE_POOL = """
 import torch
 from pathlib import Path

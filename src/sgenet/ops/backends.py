@@ -44,6 +44,7 @@ _MODULES = {
     "cpu": "sgenet.ops.cpu_kernels",
     "reference": "sgenet.ops.reference",
 }
+_AT_ONCE = ("enhance_forward", "scale_forward", "channel_means", "squeeze_excite")
 _log = logging.getLogger("sgenet")
 _asked: list[str] = [os.environ.get(VARIABLE, "")]  # then by `use_backend`, the innermost last
 
@@ -153,6 +154,8 @@ class _AtOnce:
         self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Callable[..., int]:  # where it is not found yet
+        if name not in _AT_ONCE:
+            raise AttributeError(name)
         with self._lock:
             kernel = backend_module("cpu").function(name, WATCHERS) if _cpu_is_first() else _refuse
             self.__dict__[name] = kernel

@@ -407,8 +407,11 @@ def function(name: str, watchers: tuple[object, ...] | None = None) -> Callable[
 
     Raises:
         ConfigError: If there is no library.
+        AttributeError: If there is no such function.
     """
-    found: Callable[..., int] = _library().sgenet_function(name.encode(), watchers)
+    found: Callable[..., int] | None = _library().sgenet_function(name.encode(), watchers)
+    if found is None:
+        raise AttributeError(f"there is no kernel {name!r}")
     return found
 
 

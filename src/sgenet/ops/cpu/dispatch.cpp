@@ -327,11 +327,12 @@ SGENET_EXPORT void sgenet_read_by(PyObject* capsule, PyObject* in_python) {
 }
 
 // The function of that name, for Python to call; it returns a Status. It does nothing unless `watchers`, where that is
-// not None, are idle. Null where there is no such function.
+// not None, are idle. None where there is no such function.
 SGENET_EXPORT PyObject* sgenet_function(const char* name, PyObject* watchers) {
   for (PyMethodDef& function : functions) {
     if (std::strcmp(function.name, name) != 0) continue;
     return PyCFunction_NewEx(&function, watchers == none() ? nullptr : watchers, nullptr);
   }
-  return nullptr;
+  Py_IncRef(none());
+  return none();
 }
