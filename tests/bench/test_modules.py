@@ -1,13 +1,10 @@
 """A module by itself: its steps compute what they say, on maps that go round."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 
 from sgenet.bench import BenchSettings, bench, modules
 from sgenet.bench.modules import _Maps, _Ring
-from sgenet.ops import backends
 
 SETTINGS = {"batch": 1, "pairs": 5, "seconds": 0.01, "device": "cpu"}
 
@@ -56,7 +53,7 @@ def test_copying_goes_round_all_maps(small, monkeypatch):
 def test_the_joined_form_is_the_module_the_sum_and_the_relu_in_place(small, module):
     own = maps(module)
     before = [x.clone() for x in own.overwritten]
-    step = own._joined(lambda: backends.use_backend("reference"))
+    step = own._joined()
     for _ in range(own.count):
         step()
     for x, old, shortcut in zip(own.overwritten, before, own.others, strict=True):
@@ -68,10 +65,19 @@ def test_the_backward_operator_computes_what_autograd_asks_it_for(small, monkeyp
     own = maps()
     results = []
     monkeypatch.setattr(_Ring, "put", lambda self, result: results.append(result))
-    for step in (own._backward(nullcontext), own._backward_operator(nullcontext)):
-        step()
+    for build in (own._backward, own._backward_operator):
+        own.begun = 0  # on the same maps
+        build()()
     for alone, expected in zip(results[1], results[0], strict=False):  # the operator returns the residual's, too
         torch.testing.assert_close(alone, expected.reshape(alone.shape), rtol=0, atol=0)
+
+
+def test_no_two_steps_work_on_the_same_maps_at_a_time(small):
+    own = maps()
+    rounds = [own._rounds(range(own.count)) for _ in range(own.count)]
+    for _ in range(3):
+        (places,) = zip(*(next(turns) for turns in rounds), strict=True)
+        assert len(set(places)) == len(places) > 1
 
 
 def test_a_ring_keeps_so_many_results_and_no_more():
