@@ -245,7 +245,10 @@ def _without_gradient(name: str) -> Callable[..., Any]:
 
 
 def note_overwritten(x: Tensor) -> None:
-    """Count that `x` was written to: gradients ask for it. Torch's own operators do it at a step of their own."""
+    """Count that `x` was written to, because gradients ask for it.
+
+    Torch's own operators do it at a step of their own in the dispatcher; one in Python would cost too much.
+    """
     if not x.is_inference():  # those are never saved for a gradient, and count nothing
         torch.autograd.graph.increment_version(x)
 
